@@ -1,0 +1,6 @@
+//! pitgate: records every change of a database's files and serves any recorded moment as a writable file system.
+//!
+//! `ARCHITECTURE.md` draws the modules and their order; `docs/semantics.md` numbers what they promise.
+
+pub mod io;
+pub mod types;
