@@ -56,9 +56,9 @@ impl DataChange {
                 && write.bytes.len().is_multiple_of(PAGE_BYTES)
                 && write.first_page.checked_add(count).is_some_and(|end| end <= page_limit)
         });
-        let zero_fits = self
-            .zero
-            .is_none_or(|zero| zero.count > 0 && zero.first.checked_add(zero.count).is_some_and(|end| end <= page_limit));
+        let zero_fits = self.zero.is_none_or(|zero| {
+            zero.count > 0 && zero.first.checked_add(zero.count).is_some_and(|end| end <= page_limit)
+        });
         pages_fit && zero_fits
     }
 }
@@ -93,13 +93,35 @@ pub enum NamespaceChange {
     /// Declares `file`, a directory, as the root named `label` below [`FileId::SOURCE`], or moves where an
     /// already declared one is found. `mountpoint` is where applications see it, `data_dir` where the backing
     /// files are; links whose targets begin with either are re-targeted.
-    Root { file: FileId, label: Bytes, mountpoint: Bytes, data_dir: Bytes, attributes: Attributes },
+    Root {
+        file: FileId,
+        label: Bytes,
+        mountpoint: Bytes,
+        data_dir: Bytes,
+        attributes: Attributes,
+    },
     /// A new file. `target` is the text of a symbolic link, else empty. A parent of `None` makes a file that
     /// has no name yet (O_TMPFILE).
-    Create { file: FileId, parent: Option<FileId>, name: Bytes, attributes: Attributes, target: Bytes, parent_mtime: Time },
-    Link { file: FileId, parent: FileId, name: Bytes, parent_mtime: Time },
+    Create {
+        file: FileId,
+        parent: Option<FileId>,
+        name: Bytes,
+        attributes: Attributes,
+        target: Bytes,
+        parent_mtime: Time,
+    },
+    Link {
+        file: FileId,
+        parent: FileId,
+        name: Bytes,
+        parent_mtime: Time,
+    },
     /// Removes a name of a file or of an empty directory.
-    Unlink { parent: FileId, name: Bytes, parent_mtime: Time },
+    Unlink {
+        parent: FileId,
+        name: Bytes,
+        parent_mtime: Time,
+    },
     /// Moves a name; what stood at the new name loses it, or moves to the old name if `exchange`.
     Rename {
         parent: FileId,
@@ -110,9 +132,19 @@ pub enum NamespaceChange {
         parent_mtime: Time,
         new_parent_mtime: Time,
     },
-    Attributes { file: FileId, change: AttributeChange },
-    SetXattr { file: FileId, name: Bytes, value: Bytes },
-    RemoveXattr { file: FileId, name: Bytes },
+    Attributes {
+        file: FileId,
+        change: AttributeChange,
+    },
+    SetXattr {
+        file: FileId,
+        name: Bytes,
+        value: Bytes,
+    },
+    RemoveXattr {
+        file: FileId,
+        name: Bytes,
+    },
 }
 
 /// A moment worth a position without changing a file.

@@ -49,7 +49,9 @@ impl FromStr for Point {
             return parse_duration(ago).map(Point::Before).ok_or_else(error);
         }
         if let Ok(timestamp) = text.parse::<jiff::Timestamp>() {
-            return i64::try_from(timestamp.as_nanosecond()).map(|ns| Point::Time(Time(ns))).map_err(|_| error());
+            return i64::try_from(timestamp.as_nanosecond())
+                .map(|ns| Point::Time(Time(ns)))
+                .map_err(|_| error());
         }
         text.parse::<jiff::civil::DateTime>().map(Point::LocalTime).map_err(|_| error())
     }
@@ -85,7 +87,9 @@ impl Point {
     pub fn instant(&self, now: Time, zone: &TimeZone) -> Option<Time> {
         match self {
             Point::Time(time) => Some(*time),
-            Point::Before(ago_ns) => Some(Time(now.0.saturating_sub(i64::try_from(*ago_ns).unwrap_or(i64::MAX)))),
+            Point::Before(ago_ns) => {
+                Some(Time(now.0.saturating_sub(i64::try_from(*ago_ns).unwrap_or(i64::MAX))))
+            }
             Point::LocalTime(local) => {
                 let timestamp = zone.to_ambiguous_timestamp(*local).earlier().ok()?;
                 i64::try_from(timestamp.as_nanosecond()).ok().map(Time)
