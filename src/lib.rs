@@ -3,5 +3,7 @@
 //! `ARCHITECTURE.md` draws the modules and their order; `docs/semantics.md` numbers what they promise.
 
 pub mod io;
+pub mod mount;
+pub mod overlay;
 pub mod types;
 pub mod view;

@@ -1,0 +1,14 @@
+//! Serving a view, with or without an overlay, as a file system: the protocol-free [`Export`], its FUSE
+//! adapter, the worker process that serves one mount, and the registry that knows all workers.
+//!
+//! errno is mapped here and nowhere else (`errno`).
+
+mod error;
+mod export;
+mod registry;
+mod worker;
+
+pub use error::MountError;
+pub use export::Export;
+pub use registry::{MountRecord, Registry, Via, state_directory};
+pub use worker::{MountRequest, create, remove, run};
