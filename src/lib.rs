@@ -4,6 +4,7 @@
 
 pub mod io;
 pub mod mount;
+pub mod namespace;
 pub mod overlay;
 pub mod types;
 pub mod view;

@@ -35,6 +35,12 @@ impl Encoder {
         self.out
     }
 
+    /// What was appended so far.
+    #[must_use]
+    pub fn as_slice(&self) -> &[u8] {
+        &self.out
+    }
+
     #[must_use]
     pub fn len(&self) -> usize {
         self.out.len()
@@ -239,14 +245,22 @@ impl<'a> Decoder<'a> {
         self.raw(len)
     }
 
-    /// Counted bytes that can be a name in a directory.
+    /// Counted bytes that can be a name in a directory, copied.
     ///
     /// # Errors
     /// `DecodeError` for a name no directory can hold.
     pub fn name(&mut self) -> Result<Bytes, DecodeError> {
-        let name = self.bytes()?;
+        Ok(Bytes::copy_from_slice(self.name_slice()?))
+    }
+
+    /// Counted bytes that can be a name in a directory, borrowed.
+    ///
+    /// # Errors
+    /// `DecodeError` for a name no directory can hold.
+    pub fn name_slice(&mut self) -> Result<&'a [u8], DecodeError> {
+        let name = self.slice()?;
         let impossible =
-            matches!(name.as_ref(), b"" | b"." | b"..") || name.iter().any(|&byte| byte == b'/' || byte == 0);
+            matches!(name, b"" | b"." | b"..") || name.iter().any(|&byte| byte == b'/' || byte == 0);
         if impossible { Err(self.error("name")) } else { Ok(name) }
     }
 
