@@ -79,6 +79,7 @@ pub trait Disk: Send + Sync {
 pub struct Lock(pub Box<dyn Send + Sync>);
 
 /// An open file of a [`Disk`]. Reads and writes may run at the same time from many threads.
+#[expect(clippy::len_without_is_empty, reason = "a length that may fail has no cheap emptiness")]
 pub trait DiskFile: Send + Sync {
     /// Reads up to `buf.len()` bytes at `offset_bytes`; fewer only at the end of the file.
     ///
