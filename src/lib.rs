@@ -4,6 +4,7 @@
 
 pub mod index;
 pub mod io;
+pub mod journal;
 pub mod mount;
 pub mod namespace;
 pub mod overlay;

@@ -42,6 +42,7 @@ pub struct DataChange {
     pub mtime: Option<Time>,
     pub cut: bool,
     pub zero: Option<PageRange>,
+    /// Ascending and disjoint.
     pub pages: Vec<PageWrite>,
 }
 
@@ -50,11 +51,15 @@ impl DataChange {
     #[must_use]
     pub fn is_well_formed(&self) -> bool {
         let page_limit = pages_of(u64::MAX);
+        let mut first_free = 0;
         let pages_fit = self.pages.iter().all(|write| {
-            let count = (write.bytes.len() / PAGE_BYTES) as u64;
-            !write.bytes.is_empty()
+            let end = write.first_page.checked_add((write.bytes.len() / PAGE_BYTES) as u64);
+            let fits = !write.bytes.is_empty()
                 && write.bytes.len().is_multiple_of(PAGE_BYTES)
-                && write.first_page.checked_add(count).is_some_and(|end| end <= page_limit)
+                && write.first_page >= first_free
+                && end.is_some_and(|end| end <= page_limit);
+            first_free = end.unwrap_or(page_limit);
+            fits
         });
         let zero_fits = self.zero.is_none_or(|zero| {
             zero.count > 0 && zero.first.checked_add(zero.count).is_some_and(|end| end <= page_limit)

@@ -6,6 +6,7 @@ mod codec;
 mod image;
 mod point;
 mod position;
+mod sink;
 
 pub use change::{
     AttributeChange, Attributes, ChangeBody, DataChange, Mark, NamespaceChange, PageRange, PageWrite,
@@ -14,6 +15,7 @@ pub use codec::{DecodeError, Decoder, Encoder};
 pub use image::{DirectoryEntry, Image, ImageError, Status};
 pub use point::{ParsePointError, Point};
 pub use position::{Epoch, FileId, FileKind, Position, Time};
+pub use sink::{ChangeSink, SinkError, WriterStatus};
 
 /// The unit of addressing in every format and cache, in bytes.
 pub const PAGE_BYTES: usize = 4096;

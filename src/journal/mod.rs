@@ -1,0 +1,25 @@
+//! The journal of one source: segments of records in the order of positions, the writer that appends to them,
+//! and the readers. The bytes are drawn in `docs/disk-format.md`.
+//!
+//! Architecture invariant: nothing here knows of other segments than the one at hand. Which segments make a
+//! history, and which positions of it are offered, the repository decides.
+
+mod activity;
+mod error;
+mod log;
+mod publish;
+mod reader;
+mod recovery;
+mod segment;
+mod times;
+mod writer;
+
+pub use activity::{Activity, ActivitySpan};
+pub use error::{DamagedPlace, JournalError};
+pub use log::{EPOCH_GAP, Log, LogConfig, LogState};
+pub use publish::{MarkAt, NamesAt, PublishError, Publisher, SealedSegment, SegmentOpened, SegmentSummary};
+pub use reader::{Pages, Record, RecordBody, Records, SegmentReader};
+pub use recovery::{Recovered, recover_open_segment};
+pub use segment::{JournalIdentity, SegmentId};
+pub use times::TimeTable;
+pub use writer::{Durability, Writer, WriterConfig};
