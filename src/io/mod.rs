@@ -5,6 +5,9 @@
 
 mod clock;
 mod disk;
+pub mod fuse;
+mod mountinfo;
 
 pub use clock::{Clock, SystemClock};
 pub use disk::{Disk, DiskFile, Lock};
+pub use mountinfo::{MountEntry, mounted_on, mounts};
