@@ -8,6 +8,7 @@ use super::{
     Activity, DamagedPlace, JournalError, JournalIdentity, MarkAt, NamesAt, SegmentId, SegmentSummary,
     TimeTable,
 };
+use crate::index::{BlockCache, Index, Location};
 use crate::io::DiskFile;
 use crate::types::{FileId, Mark, NamespaceChange, PageRange, Position, Time};
 
@@ -76,6 +77,7 @@ impl SegmentReader {
         _file: Arc<dyn DiskFile>,
         _identity: &JournalIdentity,
         _id: SegmentId,
+        _cache: Arc<BlockCache>,
     ) -> Result<SegmentReader, JournalError> {
         panic!("not yet written")
     }
@@ -93,6 +95,19 @@ impl SegmentReader {
     /// Where recovery found damage when it sealed the segment.
     #[must_use]
     pub fn damaged(&self) -> &[DamagedPlace] {
+        panic!("not yet written")
+    }
+
+    #[must_use]
+    pub fn index(&self) -> &Index {
+        panic!("not yet written")
+    }
+
+    /// The pages of the record that the index found at `location`.
+    ///
+    /// # Errors
+    /// `JournalError::Damaged`, `JournalError::Storage`.
+    pub fn read_record(&self, _location: Location) -> Result<Pages, JournalError> {
         panic!("not yet written")
     }
 
