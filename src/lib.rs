@@ -8,5 +8,6 @@ pub mod journal;
 pub mod mount;
 pub mod namespace;
 pub mod overlay;
+pub mod repository;
 pub mod types;
 pub mod view;
