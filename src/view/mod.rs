@@ -4,7 +4,7 @@
 //! first, stop at the first hit), and the cache of decoded chunks. It leaves what is mountable to the
 //! repository, and what a mount writes to the overlay.
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the view that reads through it comes next"))]
+#[expect(dead_code, reason = "the view that reads through it comes next")]
 mod cache;
 
 pub use cache::{CacheCounters, ViewCache};

@@ -1,0 +1,7 @@
+//! Random histories judged by a naive reference: views, crashes, damage.
+
+mod chance;
+mod compare;
+mod generator;
+mod reference;
+mod tree_image;
