@@ -15,7 +15,9 @@ use crate::types::Position;
 #[serde(tag = "request", rename_all = "kebab-case")]
 pub enum ControlRequest {
     /// Names the current position; answered once that is durable.
-    Bookmark { name: String },
+    Bookmark {
+        name: String,
+    },
     /// Seals the open segment, so that everything recorded up to now can be read.
     Seal,
     Status,

@@ -20,9 +20,13 @@ pub enum CaptureError {
     MountpointNotEmpty { path: PathBuf },
     #[error("mountpoint {path} already has a file system mounted on it")]
     MountpointInUse { path: PathBuf },
-    #[error("{inner_what} {inner} lies inside {outer_what} {outer}: capture would record itself; move one of them")]
+    #[error(
+        "{inner_what} {inner} lies inside {outer_what} {outer}: capture would record itself; move one of them"
+    )]
     Nested { inner_what: String, inner: PathBuf, outer_what: String, outer: PathBuf },
-    #[error("another file system is mounted at {path}, inside the data directory {data_dir}: give it a --root of its own")]
+    #[error(
+        "another file system is mounted at {path}, inside the data directory {data_dir}: give it a --root of its own"
+    )]
     InnerMount { path: PathBuf, data_dir: PathBuf },
     #[error("data directory {path} is already captured by another process")]
     AlreadyCaptured { path: PathBuf },
