@@ -9,6 +9,7 @@ pub mod journal;
 pub mod mount;
 pub mod namespace;
 pub mod overlay;
+pub mod recovery;
 pub mod repository;
 pub mod types;
 pub mod view;

@@ -38,7 +38,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("zstd", &["journal", "namespace", "repository"]),
     ("std::fs", &["io", "capture", "mount", "recovery", "cli"]),
     ("std::net", &["io", "mount", "cli"]),
-    ("std::process", &["mount", "recovery", "cli"]),
+    ("std::process", &["io", "mount", "recovery", "cli"]),
 ];
 
 /// The only modules where `unsafe` may stand.
