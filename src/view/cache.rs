@@ -7,6 +7,8 @@ use bytes::Bytes;
 use lru::LruCache;
 use parking_lot::Mutex;
 
+use crate::types::{FileId, Position};
+
 const SHARDS: usize = 16;
 
 /// What a chunk takes beside its bytes: key, links, the hash table's slot.
@@ -22,6 +24,8 @@ pub(super) struct ChunkKey {
 /// Verified contents of a record: whole pages from `first_page` on.
 #[derive(Clone, Debug)]
 pub(super) struct Chunk {
+    pub file: FileId,
+    pub position: Position,
     pub first_page: u64,
     pub bytes: Bytes,
 }
@@ -90,7 +94,8 @@ impl ViewCache {
     }
 
     /// Whether the chunk is held; does not count as a use.
-    pub(super) fn holds(&self, key: ChunkKey) -> bool {
+    #[cfg(test)]
+    fn holds(&self, key: ChunkKey) -> bool {
         self.shard(key).lock().chunks.contains(&key)
     }
 
@@ -126,7 +131,12 @@ mod tests {
     use super::*;
 
     fn chunk(len_bytes: usize) -> Chunk {
-        Chunk { first_page: 0, bytes: Bytes::from(vec![7; len_bytes]) }
+        Chunk {
+            file: FileId(2),
+            position: Position(1),
+            first_page: 0,
+            bytes: Bytes::from(vec![7; len_bytes]),
+        }
     }
 
     fn key(offset_bytes: u64) -> ChunkKey {
