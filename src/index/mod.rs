@@ -4,12 +4,17 @@
 //! shared cache and never loaded whole. `docs/disk-format.md` draws the blocks. Where the blocks lie in a
 //! segment, and what a record is, belongs to `journal`.
 
+mod block;
 mod builder;
 mod cache;
 mod error;
+mod fragments;
 mod reader;
 mod root;
 mod source;
+#[cfg(test)]
+mod tests;
+mod tree;
 
 use crate::types::{FileId, Position, Time};
 
@@ -56,7 +61,7 @@ pub struct Found {
 
 /// A version of a range of pages, as the index stores it.
 ///
-/// Ranges of one file's entries are equal or disjoint. A zero that follows a zero is not stored.
+/// Ranges of one file's entries are equal or disjoint. A zero that follows a zero in this segment is not stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
     pub file: FileId,
