@@ -7,7 +7,13 @@ mod clock;
 mod disk;
 pub mod fuse;
 mod mountinfo;
+mod random;
+mod real_disk;
+mod sim;
 
-pub use clock::{Clock, SystemClock};
+pub use clock::{Clock, SimClock, SystemClock};
 pub use disk::{Disk, DiskFile, Lock};
 pub use mountinfo::{MountEntry, mounted_on, mounts};
+pub use random::{Randomness, SeededRandom, SystemRandomness};
+pub use real_disk::RealDisk;
+pub use sim::{DiskStatistics, Fault, Operation, SimDisk};

@@ -1,0 +1,12 @@
+//! A disk that forgets: what was not synced may be lost, torn or reordered when the simulated machine stops.
+
+mod content;
+mod disk;
+mod fault;
+mod file;
+mod names;
+#[cfg(test)]
+mod tests;
+
+pub use disk::SimDisk;
+pub use fault::{DiskStatistics, Fault, Operation};
