@@ -3,12 +3,15 @@
 //!
 //! errno is mapped here and nowhere else (`errno`).
 
+mod errno;
 mod error;
 mod export;
+mod fuse;
 mod registry;
 mod worker;
 
 pub use error::MountError;
-pub use export::Export;
+pub use export::{Export, RangeOperation, Room, Setting, Stat};
+pub use fuse::FuseExport;
 pub use registry::{MountRecord, Registry, Via, state_directory};
 pub use worker::{MountRequest, create, remove, run};

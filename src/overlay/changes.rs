@@ -210,7 +210,7 @@ impl Overlay {
     /// Sets an extended attribute.
     ///
     /// # Errors
-    /// `Exists` and `NoAttribute` according to `mode`, `TooLong`; those of writing the log.
+    /// `Exists` and `NoAttribute` according to `mode`, `TooLong`, `ValueTooBig`; those of writing the log.
     pub fn set_xattr(
         &self,
         file: FileId,
@@ -219,8 +219,11 @@ impl Overlay {
         mode: XattrMode,
     ) -> Result<(), OverlayError> {
         let _changing = self.changing.lock();
-        if name.is_empty() || name.len() > NAME_BYTES_MAX || value.len() > XATTR_BYTES_MAX {
+        if name.is_empty() || name.len() > NAME_BYTES_MAX {
             return Err(OverlayError::TooLong);
+        }
+        if value.len() > XATTR_BYTES_MAX {
+            return Err(OverlayError::ValueTooBig);
         }
         match (mode, self.xattr(file, name)?.is_some()) {
             (XattrMode::Create, true) => return Err(OverlayError::Exists),

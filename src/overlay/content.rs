@@ -106,10 +106,15 @@ impl Image for Overlay {
     }
 
     fn status(&self, file: FileId) -> Result<Status, ImageError> {
-        match self.state.read().nodes.get(&file) {
-            Some(node) => Ok(node.status(file)),
-            None => self.base.status(file),
+        let mut status = match self.state.read().nodes.get(&file) {
+            Some(node) => node.status(file),
+            None => return self.base.status(file),
+        };
+        if status.attributes.kind == FileKind::Symlink {
+            // As it is shown, not as it was given: programs read links into a buffer of this size.
+            status.size = self.read_link(file)?.len() as u64;
         }
+        Ok(status)
     }
 
     fn lookup(&self, directory: FileId, name: &[u8]) -> Result<Option<FileId>, ImageError> {

@@ -21,8 +21,10 @@ pub enum OverlayError {
     NotEmpty,
     #[error("{0}")]
     Invalid(&'static str),
-    #[error("the name or value is too long")]
+    #[error("the name is too long")]
     TooLong,
+    #[error("the value is too big")]
+    ValueTooBig,
     #[error("the file would grow beyond {limit_bytes} bytes")]
     TooLarge { limit_bytes: u64 },
     #[error("too many links to {0:?}")]

@@ -3,6 +3,7 @@
 //! Changes are applied in log order, live and in replay by the same code, so that both give the same state.
 //! Whether a change is allowed is decided before it is written (`changes`), never here.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
@@ -48,11 +49,10 @@ impl State {
 
     /// Makes sure that `file` is among the nodes, as the image has it.
     pub fn copy_up(&mut self, base: &dyn Image, file: FileId) -> Result<&mut Node, ImageError> {
-        if !self.nodes.contains_key(&file) {
-            let status = base.status(file)?;
-            self.nodes.insert(file, Node::over_base(&status));
+        match self.nodes.entry(file) {
+            Entry::Occupied(node) => Ok(node.into_mut()),
+            Entry::Vacant(place) => Ok(place.insert(Node::over_base(&base.status(file)?))),
         }
-        self.nodes.get_mut(&file).ok_or(ImageError::NoSuchFile(file))
     }
 
     /// The file with this name and what it is; `None` if there is none.
