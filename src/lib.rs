@@ -3,6 +3,7 @@
 //! `ARCHITECTURE.md` draws the modules and their order; `docs/semantics.md` numbers what they promise.
 
 pub mod capture;
+pub mod cli;
 pub mod index;
 pub mod io;
 pub mod journal;
