@@ -56,6 +56,19 @@ impl Index {
         Ok(())
     }
 
+    /// What `page` holds at `at`, and how many pages from it on, at least, this segment says the same of: one
+    /// step of [`Index::lookup`], for who searches ranges too long to list.
+    ///
+    /// # Errors
+    /// As [`Index::lookup`].
+    pub fn piece_at(&self, file: FileId, page: u64, at: Position) -> Result<Found, IndexError> {
+        let (end_page, content) = match self.root.pages {
+            Some(root) => content_at(&mut Cursor::new(&self.blocks, root, Kind::Pages), file, page, at)?,
+            None => (END_OF_FILE, Content::Absent),
+        };
+        Ok(Found { first_page: page, count: end_page.saturating_sub(page).max(1), content })
+    }
+
     /// The newest size of `file` at or before `at`; `None` if this segment has none.
     ///
     /// # Errors

@@ -18,9 +18,6 @@ use crate::types::{
 
 const PAGE: u64 = PAGE_BYTES as u64;
 
-/// Pages that a search for data or holes looks at first; doubled as long as it finds none.
-const SEARCH_PAGES: u64 = 1024;
-
 /// How a view was used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ViewCounters {
@@ -137,23 +134,6 @@ impl View {
         Ok(())
     }
 
-    /// The first page at or after `page` that is stored, or that is not, below the end of the file.
-    fn next_page(&self, file: FileId, mut page: u64, stored: bool) -> Result<Option<u64>, ImageError> {
-        let limit = pages_of(self.regular_size(file)?);
-        let mut count = SEARCH_PAGES;
-        while page < limit {
-            count = count.min(limit - page);
-            let pieces = self.pages.locate(file, page, count)?;
-            if let Some(found) = pieces.iter().find(|piece| piece.stored.is_some() == stored) {
-                return Ok(Some(found.first_page));
-            }
-            page += count;
-            // What was looked at in vain is all of one sort; only holes get long.
-            count = if stored { count.saturating_mul(2) } else { SEARCH_PAGES };
-        }
-        Ok(None)
-    }
-
     /// The text of a link, as seen from the highest directory that holds a name of it: from there a relative
     /// path climbs least, so that from no other name it can climb out of the view.
     fn shown_text(&self, node: &Node) -> Option<Shown> {
@@ -262,16 +242,17 @@ impl Image for View {
     }
 
     fn next_data(&self, file: FileId, offset_bytes: u64) -> Result<Option<u64>, ImageError> {
-        if offset_bytes >= self.regular_size(file)? {
+        let size = self.regular_size(file)?;
+        if offset_bytes >= size {
             return Ok(None);
         }
-        let page = self.next_page(file, offset_bytes / PAGE, true)?;
+        let page = self.pages.next_stored(file, offset_bytes / PAGE, pages_of(size))?;
         Ok(page.map(|page| offset_bytes.max(page * PAGE)))
     }
 
     fn next_hole(&self, file: FileId, offset_bytes: u64) -> Result<u64, ImageError> {
         let size = self.regular_size(file)?;
-        let page = self.next_page(file, offset_bytes / PAGE, false)?;
+        let page = self.pages.next_unstored(file, offset_bytes / PAGE, pages_of(size))?;
         Ok(page.map_or(size, |page| offset_bytes.max(page * PAGE)).min(size))
     }
 

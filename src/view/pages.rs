@@ -9,6 +9,9 @@ use crate::index::{Content, Found, Location};
 use crate::repository::History;
 use crate::types::{FileId, ImageError, PAGE_BYTES, Position};
 
+/// Pages located at once when searching for a hole.
+const SEARCH_PAGES: u64 = 1024;
+
 /// Pages `first_page .. first_page + count` of a file, all from one place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Piece {
@@ -79,6 +82,53 @@ impl Pages {
         pieces.extend(open.iter().map(|&(first_page, count)| Piece { first_page, count, stored: None }));
         pieces.sort_unstable_by_key(|piece| piece.first_page);
         Ok(pieces)
+    }
+
+    /// The first page in `first_page .. end_page` that is stored, however long the hole before it.
+    pub fn next_stored(
+        &self,
+        file: FileId,
+        first_page: u64,
+        end_page: u64,
+    ) -> Result<Option<u64>, ImageError> {
+        let mut page = first_page;
+        while page < end_page {
+            let mut hole_pages = end_page - page;
+            for number in (0..self.segments).rev() {
+                let segment = self.history.segment(number).map_err(|error| segment_error(&error))?;
+                let piece = segment
+                    .index()
+                    .piece_at(file, page, self.position)
+                    .map_err(|error| index_error(&error))?;
+                hole_pages = hole_pages.min(piece.count);
+                match piece.content {
+                    Content::Pages { .. } => return Ok(Some(page)),
+                    Content::Zeros { .. } => break,
+                    Content::Absent => {}
+                }
+            }
+            page += hole_pages;
+        }
+        Ok(None)
+    }
+
+    /// The first page in `first_page .. end_page` that is not stored.
+    pub fn next_unstored(
+        &self,
+        file: FileId,
+        first_page: u64,
+        end_page: u64,
+    ) -> Result<Option<u64>, ImageError> {
+        let mut page = first_page;
+        while page < end_page {
+            let count = SEARCH_PAGES.min(end_page - page);
+            let pieces = self.locate(file, page, count)?;
+            if let Some(hole) = pieces.iter().find(|piece| piece.stored.is_none()) {
+                return Ok(Some(hole.first_page));
+            }
+            page += count;
+        }
+        Ok(None)
     }
 
     /// The chunk that holds a piece, and where in its bytes the piece begins.

@@ -3,5 +3,8 @@
 mod chance;
 mod compare;
 mod generator;
+mod links;
+mod player;
 mod reference;
 mod tree_image;
+mod views;

@@ -1,0 +1,123 @@
+//! Plays a history into a repository on a simulated disk, and keeps the reference beside it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pitgate::index::BlockCache;
+use pitgate::io::{SimClock, SimDisk};
+use pitgate::journal::{Log, LogConfig};
+use pitgate::repository::{History, Holder, Identity, Repository, Seat, Source, SourceOptions};
+use pitgate::types::{ChangeBody, Mark, Position, Time};
+
+use crate::generator::{Generator, Step};
+use crate::reference::Reference;
+
+/// A source in a repository, its writer, and what is expected of it.
+///
+/// Everything follows from the seed and the calls.
+pub struct Player {
+    pub disk: SimDisk,
+    pub source: Source,
+    pub index_cache: Arc<BlockCache>,
+    pub reference: Reference,
+    /// The last position of each life that ended.
+    pub epoch_ends: Vec<Position>,
+    generator: Generator,
+    clock: Arc<SimClock>,
+    log_config: LogConfig,
+    writer: Option<(Log, Seat)>,
+    last_time: Time,
+}
+
+impl Player {
+    /// A new repository with one source, its first writer at work. `segment_bytes` makes small segments.
+    pub fn new(seed: u64, segment_bytes: u64) -> Player {
+        let disk = SimDisk::new(seed);
+        let generator = Generator::new(seed);
+        let clock = Arc::new(SimClock::new(generator.now()));
+        let repository =
+            Repository::init(Arc::new(disk.clone()), Identity([7; 16])).expect("a new repository");
+        let options =
+            SourceOptions { identity: Identity([9; 16]), created: generator.now(), zone: "UTC".to_owned() };
+        let source = repository.create_source("his", options).expect("a new source");
+        let mut player = Player {
+            disk,
+            source,
+            index_cache: Arc::new(BlockCache::new(1 << 20)),
+            reference: Reference::default(),
+            epoch_ends: Vec::new(),
+            generator,
+            clock,
+            log_config: LogConfig { segment_bytes, ..LogConfig::default() },
+            writer: None,
+            last_time: Time::MIN,
+        };
+        player.begin_life();
+        player
+    }
+
+    /// Takes the next step of the history.
+    pub fn step(&mut self) {
+        match self.generator.step() {
+            Step::Change(change) => self.append(change),
+            Step::Commit => {
+                self.log().sync().expect("a sync on a sound disk");
+            }
+            Step::Seal => self.seal(),
+            Step::Advance { ns } => match u64::try_from(ns) {
+                Ok(forward) => self.clock.advance(Duration::from_nanos(forward)),
+                Err(_) => self.clock.step_to(self.generator.now()),
+            },
+            Step::Reopen => {
+                self.end_life();
+                self.begin_life();
+            }
+        }
+    }
+
+    /// Publishes everything appended so far.
+    pub fn seal(&mut self) {
+        self.log().seal().expect("a seal on a sound disk");
+    }
+
+    /// What can be mounted now.
+    pub fn history(&self) -> Arc<History> {
+        Arc::new(self.source.history(&self.index_cache).expect("the history of a sound source"))
+    }
+
+    pub fn now(&self) -> Time {
+        self.generator.now()
+    }
+
+    fn log(&mut self) -> &mut Log {
+        &mut self.writer.as_mut().expect("a life under way").0
+    }
+
+    fn append(&mut self, change: ChangeBody) {
+        let position = self.log().append(&change).expect("an append on a sound disk");
+        // Times are whole milliseconds and never go back.
+        let now = self.generator.now().0;
+        self.last_time = self.last_time.max(Time(now - now.rem_euclid(1_000_000)));
+        self.reference.record(position, self.last_time, change);
+    }
+
+    fn begin_life(&mut self) {
+        let holder = Holder { pid: 1, host: "simulated".to_owned() };
+        let seat = self.source.become_writer(&holder, &self.index_cache).expect("the seat of a sound source");
+        let log = Log::start(
+            Arc::new(self.disk.clone()),
+            Arc::clone(&self.clock) as Arc<_>,
+            seat.publisher(),
+            seat.log_state.clone(),
+            self.log_config.clone(),
+        );
+        self.writer = Some((log.expect("a log on a sound disk"), seat));
+    }
+
+    fn end_life(&mut self) {
+        self.append(ChangeBody::Mark(Mark::CleanStop));
+        self.seal();
+        self.epoch_ends.push(self.reference.last_position());
+        self.writer = None;
+    }
+}
