@@ -175,7 +175,7 @@ impl Tree {
     }
 
     fn apply_data(&mut self, change: &DataChange) {
-        assert!(change.is_well_formed(), "{change:?}");
+        assert!(change.is_well_formed(), "a change of {:?} breaks its rules", change.file);
         // A write to a file whose last name has gone concerns nobody.
         let Some(file) = self.files.get_mut(&change.file) else { return };
         if change.cut {

@@ -70,7 +70,7 @@ impl Generator {
         PageWrite { first_page, bytes: Bytes::from(bytes) }
     }
 
-    /// The same pages in one to three pieces, as a vectored write may come; in any order.
+    /// The same pages in one to three pieces, as a vectored write may come.
     fn split(&mut self, write: PageWrite) -> Vec<PageWrite> {
         let mut pieces = vec![write];
         while pieces.len() < 3 && self.chance.one_in(5) {
@@ -84,9 +84,6 @@ impl Generator {
             let cut = at as usize * PAGE_BYTES;
             pieces.push(PageWrite { first_page: last.first_page, bytes: last.bytes.slice(..cut) });
             pieces.push(PageWrite { first_page: last.first_page + at, bytes: last.bytes.slice(cut..) });
-        }
-        if self.chance.one_in(4) {
-            pieces.reverse();
         }
         pieces
     }

@@ -64,9 +64,7 @@ impl Generator {
             names.first().is_none_or(|(directory, _)| self.root_of(*directory) == Some(root))
         };
         let candidates: Vec<FileId> = self
-            .tree
-            .files
-            .iter()
+            .reachable()
             .filter(|(_, file)| file.attributes.kind != FileKind::Directory)
             .map(|(id, _)| *id)
             .filter(linkable)
@@ -159,9 +157,7 @@ impl Generator {
 
     fn remove_xattr(&mut self) -> Option<NamespaceChange> {
         let set: Vec<(FileId, Bytes)> = self
-            .tree
-            .files
-            .iter()
+            .reachable()
             .flat_map(|(id, file)| file.xattrs.keys().map(|name| (*id, name.clone())))
             .collect();
         let (file, name) = self.chance.choose(&set)?.clone();
@@ -169,7 +165,7 @@ impl Generator {
     }
 
     fn some_file(&mut self) -> Option<FileId> {
-        let files: Vec<FileId> = self.tree.files.keys().copied().collect();
+        let files: Vec<FileId> = self.reachable().map(|(id, _)| *id).collect();
         self.chance.choose(&files).copied()
     }
 
