@@ -1,12 +1,22 @@
-//! What a source holds, sealed: segments, snapshots, coverage, bookmarks; and its names at any position.
+//! What a source holds, sealed: segments, snapshots, coverage, bookmarks; and its readers.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::RepositoryError;
+use lru::LruCache;
+use parking_lot::Mutex;
+
+use super::coverage::Coverage;
+use super::manifest::State;
+use super::source::Source;
+use super::{RepositoryError, coverage};
 use crate::index::BlockCache;
+use crate::io::Lock;
 use crate::journal::{DamagedPlace, MarkAt, SegmentId, SegmentReader, SegmentSummary};
-use crate::namespace::Namespace;
-use crate::types::{Position, Time};
+use crate::types::{Mark, Position, Time};
+
+/// Segments kept open, each with one file descriptor.
+const OPEN_SEGMENTS_MAX: usize = 512;
 
 /// A position and its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -39,6 +49,16 @@ pub struct Bookmark {
     pub at: Moment,
 }
 
+/// Where mountable positions end within a segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Break {
+    /// The first position that is not mountable.
+    pub position: Position,
+    /// The last change before it; `None` if it is not in this segment.
+    pub last: Option<Moment>,
+    pub reason: String,
+}
+
 /// A published segment; all its positions are of one epoch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SegmentEntry {
@@ -49,8 +69,24 @@ pub struct SegmentEntry {
     pub summary: SegmentSummary,
     /// Bookmarks, coverage, clock steps, clean stop; neither barriers nor heartbeats.
     pub marks: Vec<MarkAt>,
+    /// Ascending by position.
+    pub breaks: Vec<Break>,
     /// Where recovery found damage when it sealed the segment.
     pub damaged: Vec<DamagedPlace>,
+}
+
+impl SegmentEntry {
+    /// The first change.
+    #[must_use]
+    pub fn first(&self) -> Moment {
+        Moment { position: self.summary.first_position, time: self.summary.first_time }
+    }
+
+    /// The last change.
+    #[must_use]
+    pub fn last(&self) -> Moment {
+        Moment { position: self.summary.last_position, time: self.summary.last_time }
+    }
 }
 
 /// A published snapshot of the names: they stand as after `position`.
@@ -58,41 +94,68 @@ pub struct SegmentEntry {
 pub struct SnapshotEntry {
     pub position: Position,
     pub len_bytes: u64,
+    /// The tree starts anew here because names before were lost; nothing before leads to it.
+    pub reset: bool,
 }
 
 /// A source as it was sealed at one moment. Never changes; take a new one to see more.
+///
+/// Segments ascend by position and do not overlap; nothing that this names is removed while it lives.
 pub struct History {
+    source: Source,
     segments: Vec<SegmentEntry>,
-    ranges: Vec<Range>,
-    gaps: Vec<Gap>,
+    snapshots: Vec<SnapshotEntry>,
+    coverage: Coverage,
     bookmarks: Vec<Bookmark>,
     damages: Vec<String>,
     cache: Arc<BlockCache>,
+    readers: Mutex<LruCache<SegmentId, Arc<SegmentReader>>>,
+    _lease: Option<Lock>,
 }
 
 impl History {
+    pub(super) fn new(
+        source: Source,
+        state: &State,
+        damages: Vec<String>,
+        cache: Arc<BlockCache>,
+        lease: Option<Lock>,
+    ) -> History {
+        let segments: Vec<_> = state.segments.values().cloned().collect();
+        let bookmarks = segments
+            .iter()
+            .flat_map(|segment| &segment.marks)
+            .filter_map(|mark| match &mark.mark {
+                Mark::Bookmark { name } => Some(Bookmark {
+                    name: name.clone(),
+                    at: Moment { position: mark.position, time: mark.time },
+                }),
+                _ => None,
+            })
+            .collect();
+        let open_max = std::num::NonZeroUsize::new(OPEN_SEGMENTS_MAX).expect("a positive constant");
+        History {
+            source,
+            coverage: coverage::of(&segments),
+            snapshots: state.snapshots.values().cloned().collect(),
+            segments,
+            bookmarks,
+            damages,
+            cache,
+            readers: Mutex::new(LruCache::new(open_max)),
+            _lease: lease,
+        }
+    }
+
+    #[must_use]
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
     /// The cache of index blocks that this history's segments share.
     #[must_use]
     pub fn cache(&self) -> &Arc<BlockCache> {
         &self.cache
-    }
-
-    /// The reader of `segments()[index]`, opened when first asked for.
-    ///
-    /// # Errors
-    /// `RepositoryError::Journal` names what is missing or damaged.
-    ///
-    /// # Panics
-    /// If `index` is out of range.
-    pub fn segment(&self, index: usize) -> Result<Arc<SegmentReader>, RepositoryError> {
-        let _ = index;
-        panic!("not built yet")
-    }
-
-    /// How many of `segments()` begin at or before `position`: those that a view at it reads, the last first.
-    #[must_use]
-    pub fn segments_before(&self, position: Position) -> usize {
-        self.segments.partition_point(|segment| segment.summary.first_position <= position)
     }
 
     /// Published segments, ascending by position.
@@ -101,15 +164,46 @@ impl History {
         &self.segments
     }
 
+    /// Published snapshots of the names, ascending by position.
+    #[must_use]
+    pub fn snapshots(&self) -> &[SnapshotEntry] {
+        &self.snapshots
+    }
+
+    /// How many of `segments()` begin at or before `position`: those that a view at it reads, the last first.
+    #[must_use]
+    pub fn segments_before(&self, position: Position) -> usize {
+        self.segments.partition_point(|segment| segment.summary.first_position <= position)
+    }
+
+    /// The reader of `segments()[index]`, opened when first asked for and kept open for a while.
+    ///
+    /// # Errors
+    /// `RepositoryError::Journal` names what is missing or damaged.
+    ///
+    /// # Panics
+    /// If `index` is out of range.
+    pub fn segment(&self, index: usize) -> Result<Arc<SegmentReader>, RepositoryError> {
+        let id = self.segments[index].id;
+        if let Some(reader) = self.readers.lock().get(&id) {
+            return Ok(reader.clone());
+        }
+        // Opened outside the lock, so that a slow file does not hold up the readers of others.
+        let reader = Arc::new(self.source.open_segment(id, &self.cache)?);
+        self.readers.lock().put(id, reader.clone());
+        Ok(reader)
+    }
+
     /// Mountable ranges, ascending.
     #[must_use]
     pub fn ranges(&self) -> &[Range] {
-        &self.ranges
+        &self.coverage.ranges
     }
 
+    /// What lies between and behind the ranges, ascending.
     #[must_use]
     pub fn gaps(&self) -> &[Gap] {
-        &self.gaps
+        &self.coverage.gaps
     }
 
     /// Ascending by position.
@@ -127,15 +221,32 @@ impl History {
     /// The last recorded position, mountable or not; `Position::ZERO` if nothing is sealed.
     #[must_use]
     pub fn end(&self) -> Position {
-        self.segments.last().map_or(Position::ZERO, |segment| segment.summary.last_position)
+        let segment = self.segments.last().map_or(Position::ZERO, |segment| segment.summary.last_position);
+        let snapshot = self.snapshots.last().map_or(Position::ZERO, |snapshot| snapshot.position);
+        segment.max(snapshot)
     }
 
-    /// Names, attributes, sizes as they stood at `position`, covered or not.
+    /// The time of a recorded position.
     ///
     /// # Errors
-    /// `RepositoryError::NamesLost` names the segment and what is wrong with it.
-    pub fn namespace_at(&self, position: Position) -> Result<Namespace, RepositoryError> {
-        let _ = position;
-        panic!("not built yet")
+    /// `RepositoryError::Journal` if the segment that holds it is damaged; `Ok(None)` if none holds it.
+    pub fn time_of(&self, position: Position) -> Result<Option<Time>, RepositoryError> {
+        let Some(index) = self.segments_before(position).checked_sub(1) else { return Ok(None) };
+        let entry = &self.segments[index];
+        if position > entry.summary.last_position {
+            return Ok(None);
+        }
+        if position == entry.summary.last_position {
+            return Ok(Some(entry.summary.last_time));
+        }
+        let times =
+            self.segment(index)?.times().map_err(|error| self.source.journal_error(entry.id, error))?;
+        Ok(times.time_of(position))
+    }
+
+    /// How a person finds a segment on disk.
+    #[must_use]
+    pub fn segment_path(&self, id: SegmentId) -> PathBuf {
+        self.source.segment_path(id)
     }
 }

@@ -4,8 +4,14 @@
 //! What a segment holds belongs to `journal`, what a file looks like at a position to `view`.
 //! `docs/disk-format.md` draws the directory and every file that is written here.
 
+mod coverage;
+mod desk;
+mod entry;
 mod error;
 mod history;
+mod manifest;
+mod names;
+mod object;
 mod resolve;
 mod seat;
 mod source;
@@ -13,7 +19,7 @@ mod store;
 mod verify;
 
 pub use error::RepositoryError;
-pub use history::{Bookmark, Gap, History, Moment, Range, SegmentEntry, SnapshotEntry};
+pub use history::{Bookmark, Break, Gap, History, Moment, Range, SegmentEntry, SnapshotEntry};
 pub use resolve::{ResolveError, Resolved};
 pub use seat::{Beginning, Holder, RecoveryReport, Seat};
 pub use source::{Source, SourceOptions};
