@@ -72,6 +72,10 @@ impl IndexBuilder {
     }
 
     /// The file has `size` bytes; without `mtime` its modification time stays.
+    ///
+    /// Only the newest version is ever asked for, so one without a time keeps the time of the one before it.
+    /// If its size is no other either, it says nothing and is left out: an attribute change that came between
+    /// may have set another time.
     pub fn add_size(&mut self, position: Position, file: FileId, size: u64, mtime: Option<Time>) {
         let size = Size { file: file.0, position: position.0, size, mtime };
         self.bounds.add_size(&size);
@@ -98,12 +102,9 @@ impl IndexBuilder {
             fragments(&events, |fragment| push_fragment(&mut pages, file, fragment));
         }
         let pages = pages.finish();
-        self.sizes.sort_by_key(|size| (size.file, std::cmp::Reverse(size.position)));
         let mut sizes = TreeWriter::new(&mut sink, Kind::Sizes);
-        for versions in
-            self.sizes.chunk_by(|one, other| (one.file, one.position) == (other.file, other.position))
-        {
-            sizes.push(size_row(&versions[versions.len() - 1]));
+        for size in size_versions(self.sizes) {
+            sizes.push(size_row(&size));
         }
         let sizes = sizes.finish();
         EncodedIndex { root: IndexRoot { block_count: sink.block_count, pages, sizes }, bytes: sink.bytes }
@@ -128,6 +129,28 @@ fn push_fragment(pages: &mut TreeWriter<'_>, file: u64, fragment: &Fragment) {
         }
         pages.push(row);
     }
+}
+
+/// What is stored of `sizes`: files ascending, positions descending, each with the newest time up to it.
+fn size_versions(mut sizes: Vec<Size>) -> Vec<Size> {
+    // Stable, so that of equal ones the last added stays last and wins.
+    sizes.sort_by_key(|size| (size.file, size.position));
+    let mut versions: Vec<Size> = Vec::with_capacity(sizes.len());
+    for at_one_position in
+        sizes.chunk_by(|one, other| (one.file, one.position) == (other.file, other.position))
+    {
+        let mut size = at_one_position[at_one_position.len() - 1];
+        if let (None, Some(before)) = (size.mtime, versions.last().filter(|before| before.file == size.file))
+        {
+            if before.size == size.size {
+                continue;
+            }
+            size.mtime = before.mtime;
+        }
+        versions.push(size);
+    }
+    versions.sort_by_key(|size| (size.file, std::cmp::Reverse(size.position)));
+    versions
 }
 
 fn size_row(size: &Size) -> Row {

@@ -78,6 +78,6 @@ pub struct Entry {
 pub struct SizeVersion {
     pub position: Position,
     pub size: u64,
-    /// The modification time that came with the size; `None` leaves the file's as it was.
+    /// The newest modification time that came with a size in this segment; `None` if none did.
     pub mtime: Option<Time>,
 }

@@ -97,8 +97,13 @@ fn sizes_from_records(
         if position > at {
             break;
         }
-        let earlier = sizes.get(&file).and_then(|version| version.mtime);
-        sizes.insert(file, SizeVersion { position, size: size_after, mtime: mtime.or(earlier) });
+        // As the index builder does.
+        let before = sizes.get(&file).copied();
+        if mtime.is_none() && before.is_some_and(|before| before.size == size_after) {
+            continue;
+        }
+        let mtime = mtime.or(before.and_then(|before| before.mtime));
+        sizes.insert(file, SizeVersion { position, size: size_after, mtime });
     }
     Ok(sizes.into_iter().collect())
 }

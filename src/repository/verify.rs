@@ -1,6 +1,6 @@
 //! Reading everything back and naming what is damaged.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -193,7 +193,7 @@ impl SourceCheck {
     }
 
     /// Looks for the places that make a segment differ from what was published.
-    fn search(&self, index: usize, entry: &SegmentEntry, path: &PathBuf) -> Vec<Damage> {
+    fn search(&self, index: usize, entry: &SegmentEntry, path: &Path) -> Vec<Damage> {
         let whole = self.affected_from(entry.first().position);
         let places = match self.history.segment(index) {
             Ok(reader) => reader.verify(),

@@ -31,7 +31,7 @@ fn steps() -> impl Strategy<Value = Vec<(Vec<Step>, u64)>> {
         3 => (file.clone(), 0..8u64, 1u64..3).prop_map(|(file, at, count)| Step::Pages { file, first: at * 2, count }),
         2 => (file.clone(), 0..PAGES - 16, 1u64..=16).prop_map(|(file, first, count)| Step::Zero { file, first, count }),
         1 => (file.clone(), 0..PAGES).prop_map(|(file, first)| Step::Cut { file, first }),
-        2 => (file, any::<u64>(), any::<Option<i64>>()).prop_map(|(file, size, mtime)| Step::Size { file, size, mtime }),
+        2 => (file, prop_oneof![any::<u64>(), Just(7)], any::<Option<i64>>()).prop_map(|(file, size, mtime)| Step::Size { file, size, mtime }),
     ];
     prop::collection::vec((prop::collection::vec(step, 1..4), 1u64..50), 1..400)
 }
@@ -98,8 +98,15 @@ impl Model {
     }
 
     fn size_at(&self, file: u64, at: u64) -> Option<SizeVersion> {
-        let (position, (size, mtime)) = self.sizes.get(&file)?.range(..=at).next_back()?;
-        Some(SizeVersion { position: Position(*position), size: *size, mtime: *mtime })
+        let mut newest: Option<SizeVersion> = None;
+        for (&position, &(size, mtime)) in self.sizes.get(&file)?.range(..=at) {
+            if mtime.is_none() && newest.is_some_and(|before| before.size == size) {
+                continue;
+            }
+            let mtime = mtime.or(newest.and_then(|before| before.mtime));
+            newest = Some(SizeVersion { position: Position(position), size, mtime });
+        }
+        newest
     }
 }
 
