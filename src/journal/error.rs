@@ -17,6 +17,9 @@ pub struct DamagedPlace {
     pub len_bytes: u64,
     /// Changes whose content is lost with it, first and last; `None` if no change is.
     pub positions: Option<(Position, Position)>,
+    /// Reading the pages lost fails, and everything else is right. If not, nobody knows which files the
+    /// changes lost were of, and views at or after them would show wrong bytes.
+    pub contained: bool,
 }
 
 impl fmt::Display for DamagedPlace {
@@ -62,5 +65,13 @@ pub enum JournalError {
 impl JournalError {
     pub(super) fn storage(action: &'static str, what: impl Into<String>, source: io::Error) -> JournalError {
         JournalError::Storage { action, what: what.into(), source: Arc::new(source) }
+    }
+
+    /// The error and its source in one line, for where only text can be kept.
+    pub(super) fn in_full(&self) -> String {
+        match self {
+            JournalError::Storage { source, .. } => format!("{self}: {source}"),
+            _ => self.to_string(),
+        }
     }
 }

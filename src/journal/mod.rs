@@ -5,12 +5,24 @@
 //! history, and which positions of it are offered, the repository decides.
 
 mod activity;
+mod chain;
+mod contents;
+mod encode;
 mod error;
+mod footer;
+mod header;
 mod log;
 mod publish;
 mod reader;
+mod record;
+mod records;
 mod recovery;
+mod scan;
+mod seal;
+mod sections;
 mod segment;
+mod sequencer;
+mod survey;
 mod times;
 mod writer;
 
@@ -18,7 +30,8 @@ pub use activity::{Activity, ActivitySpan};
 pub use error::{DamagedPlace, JournalError};
 pub use log::{EPOCH_GAP, Log, LogConfig, LogState};
 pub use publish::{MarkAt, NamesAt, PublishError, Publisher, SealedSegment, SegmentOpened, SegmentSummary};
-pub use reader::{Pages, Record, RecordBody, Records, SegmentReader};
+pub use reader::{Pages, SegmentReader};
+pub use records::{Record, RecordBody, Records};
 pub use recovery::{Recovered, recover_open_segment};
 pub use segment::{JournalIdentity, SegmentId};
 pub use times::TimeTable;

@@ -2,20 +2,31 @@
 //! is damaged, and seals it.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use super::{DamagedPlace, JournalError, JournalIdentity, SealedSegment, SegmentId};
-use crate::io::Disk;
-use crate::types::{Position, Time};
+use super::error::DamagedPlace;
+use super::footer::FooterBlock;
+use super::header::{HEADER_BLOCK_BYTES, HeaderBlock, SegmentHeader, VERSION};
+use super::reader::{hash_prefix, read_exact, read_footer};
+use super::record::{Stamp, encode_end};
+use super::seal::UnsealedSegment;
+use super::survey::{Kept, Survey};
+use super::{JournalError, JournalIdentity, SealedSegment, SegmentId, SegmentReader};
+use crate::index::BlockCache;
+use crate::io::{Disk, DiskFile};
+use crate::types::{Mark, Position, Time};
 
 /// What recovery made of a segment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovered {
-    /// The segment, now sealed (or found sealed); `None` if it held no change and was removed.
+    /// The segment, now sealed (or found sealed); `None` if it held no whole change and was removed, or, if
+    /// `damaged` says so, set aside with `.damaged` behind its name.
     pub segment: Option<SealedSegment>,
     /// The last position kept; `Position::ZERO` if there is none.
     pub durable_position: Position,
     /// The highest position seen anywhere in the file, whether kept or not.
     pub highest_position: Position,
+    /// The latest time seen.
     pub last_time: Time,
     /// Bytes of a torn tail that were cut: what was never durable.
     pub discarded_bytes: u64,
@@ -33,11 +44,178 @@ pub struct Recovered {
 /// # Errors
 /// `JournalError::Storage`, `JournalError::NewerVersion`, `JournalError::Foreign`; damage is no error.
 pub fn recover_open_segment(
-    _disk: &dyn Disk,
-    _path: &Path,
-    _identity: &JournalIdentity,
-    _id: SegmentId,
-    _next_first_position: Option<Position>,
+    disk: &dyn Disk,
+    path: &Path,
+    identity: &JournalIdentity,
+    id: SegmentId,
+    next_first_position: Option<Position>,
 ) -> Result<Recovered, JournalError> {
-    panic!("not yet written")
+    let name = disk.display(path);
+    let read_error = |source| JournalError::storage("recover", name.clone(), source);
+    let file = disk.open_writable(path).map_err(read_error)?;
+    if let Some(sealed) = find_sealed(&file, path, identity, id)? {
+        return Ok(sealed);
+    }
+    let len_bytes = file.len().map_err(read_error)?;
+    let mut block = vec![0; HEADER_BLOCK_BYTES];
+    let whole = read_exact(file.as_ref(), 0, &mut block).map_err(read_error)?;
+    let header = match SegmentHeader::decode(&block) {
+        HeaderBlock::Sound(header) => Some(header),
+        HeaderBlock::Newer(version) => {
+            return Err(JournalError::NewerVersion { path: name, version, supported: VERSION });
+        }
+        HeaderBlock::Damaged => None,
+    };
+    if let Some(header) = header {
+        header.expect(identity, id)?;
+    }
+    let survey = Survey::take(file.as_ref(), identity.seeds(id), id, len_bytes).map_err(read_error)?;
+    let mut kept = survey.judge(header.map(|header| header.first_position), next_first_position);
+    let mut recovered = Recovered {
+        segment: None,
+        durable_position: kept.contents.summary.last_position,
+        highest_position: survey.highest.position,
+        last_time: survey.highest.time,
+        discarded_bytes: kept.discarded_bytes,
+        discarded_changes: kept.discarded_changes,
+        damaged: Vec::new(),
+        clean_stop: matches!(kept.contents.marks.last(), Some(last)
+            if last.mark == Mark::CleanStop && last.position == kept.contents.summary.last_position),
+    };
+    if kept.contents.is_empty() {
+        recovered.damaged = kept.contents.damaged;
+        remove_or_set_aside(disk, path, recovered.damaged.is_empty()).map_err(read_error)?;
+        return Ok(recovered);
+    }
+    if header.is_none() {
+        restore_header(&mut kept, file.as_ref(), identity, id, whole).map_err(read_error)?;
+    }
+    recovered.damaged = kept.contents.damaged.clone();
+    recovered.segment = Some(complete(kept, file, path, identity, id)?);
+    Ok(recovered)
+}
+
+/// A segment whose writer died between completing and publishing it.
+fn find_sealed(
+    file: &Arc<dyn DiskFile>,
+    path: &Path,
+    identity: &JournalIdentity,
+    id: SegmentId,
+) -> Result<Option<Recovered>, JournalError> {
+    let len_bytes =
+        file.len().map_err(|source| JournalError::storage("recover", path.display().to_string(), source))?;
+    if !matches!(read_footer(file.as_ref(), identity, id, len_bytes)?, FooterBlock::Sound(_)) {
+        return Ok(None);
+    }
+    let reader = SegmentReader::open(file.clone(), identity, id, Arc::new(BlockCache::new(1 << 20)));
+    let reader = match reader {
+        Ok(reader) => reader,
+        Err(JournalError::Damaged(_)) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    // The footer may have reached the disk before what it speaks of. What recovery itself recorded as
+    // damaged is no reason to seal again.
+    let known =
+        |place: &DamagedPlace| reader.damaged().iter().any(|known| known.offset_bytes == place.offset_bytes);
+    if !reader.verify()?.iter().all(known) {
+        return Ok(None);
+    }
+    let sync = |source| JournalError::storage("sync", path.display().to_string(), source);
+    file.sync().map_err(sync)?;
+    let summary = reader.summary().clone();
+    let marks = reader.marks()?;
+    let last = summary.last_position;
+    Ok(Some(Recovered {
+        durable_position: last,
+        highest_position: last,
+        last_time: summary.last_time,
+        clean_stop: marks.last().is_some_and(|mark| mark.mark == Mark::CleanStop && mark.position == last),
+        damaged: reader.damaged().to_vec(),
+        segment: Some(SealedSegment {
+            id,
+            path: path.to_owned(),
+            len_bytes,
+            digest: reader.digest()?,
+            summary,
+            names: reader.names()?,
+            marks,
+            damaged: reader.damaged().to_vec(),
+        }),
+        ..Recovered::default()
+    }))
+}
+
+/// What never held a change is of no use; what may have held some is kept for whoever looks into it.
+fn remove_or_set_aside(disk: &dyn Disk, path: &Path, remove: bool) -> std::io::Result<()> {
+    if remove {
+        disk.remove(path)?;
+    } else {
+        let mut aside = path.as_os_str().to_owned();
+        aside.push(".damaged");
+        disk.rename(path, Path::new(&aside))?;
+    }
+    disk.sync_directory(path.parent().unwrap_or(Path::new("")))
+}
+
+/// Writes the first block anew; all of it is known from elsewhere.
+fn restore_header(
+    kept: &mut Kept,
+    file: &dyn DiskFile,
+    identity: &JournalIdentity,
+    id: SegmentId,
+    whole: bool,
+) -> std::io::Result<()> {
+    let summary = &kept.contents.summary;
+    let header = SegmentHeader {
+        identity: *identity,
+        id,
+        first_position: summary.first_position,
+        first_time: summary.first_time,
+    };
+    file.write_at(0, &header.encode())?;
+    if whole {
+        kept.contents.damaged.push(DamagedPlace {
+            segment: id,
+            what: "header, restored".to_owned(),
+            offset_bytes: 0,
+            len_bytes: HEADER_BLOCK_BYTES as u64,
+            positions: None,
+            contained: true,
+        });
+    }
+    Ok(())
+}
+
+/// Ends the records and seals.
+fn complete(
+    kept: Kept,
+    file: Arc<dyn DiskFile>,
+    path: &Path,
+    identity: &JournalIdentity,
+    id: SegmentId,
+) -> Result<SealedSegment, JournalError> {
+    let error = |source| JournalError::storage("recover", path.display().to_string(), source);
+    let mut records_end_bytes = kept.end_bytes;
+    // The end record promises that everything before it is durable: what a killed writer left may so far be
+    // in memory only.
+    file.sync().map_err(error)?;
+    if !kept.has_end {
+        let summary = &kept.contents.summary;
+        let stamp = Stamp { position: summary.last_position, time: summary.last_time, held: false };
+        let end = encode_end(stamp, identity.seeds(id), records_end_bytes);
+        file.write_at(records_end_bytes, &end).map_err(error)?;
+        file.sync().map_err(error)?;
+        records_end_bytes += end.len() as u64;
+    }
+    let hasher = hash_prefix(file.as_ref(), records_end_bytes).map_err(error)?;
+    let unsealed = UnsealedSegment {
+        identity: *identity,
+        id,
+        path: path.to_owned(),
+        file,
+        records_end_bytes,
+        hasher,
+        contents: kept.contents,
+    };
+    unsealed.seal()
 }

@@ -49,11 +49,26 @@ impl JournalIdentity {
     /// repository never pass for this one's.
     #[must_use]
     pub fn seed(&self, id: SegmentId) -> u32 {
-        let mut seed = crc32c::crc32c(&self.repository);
-        seed = crc32c::crc32c_append(seed, &self.source);
-        seed = crc32c::crc32c_append(seed, &id.epoch.0.to_le_bytes());
+        let seed = crc32c::crc32c_append(self.payload_seed(), &id.epoch.0.to_le_bytes());
         crc32c::crc32c_append(seed, &id.sequence.to_le_bytes())
     }
+
+    /// What the checksum of a payload begins with. Payloads are checked before it is known which segment
+    /// they go to; the record's header binds them to it.
+    pub(super) fn payload_seed(&self) -> u32 {
+        crc32c::crc32c_append(crc32c::crc32c(&self.repository), &self.source)
+    }
+
+    pub(super) fn seeds(&self, id: SegmentId) -> Seeds {
+        Seeds { payload: self.payload_seed(), segment: self.seed(id) }
+    }
+}
+
+/// The seeds of records' checksums.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seeds {
+    pub payload: u32,
+    pub segment: u32,
 }
 
 #[cfg(test)]

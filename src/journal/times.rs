@@ -20,6 +20,11 @@ impl TimeTable {
         self.last_position = self.last_position.max(position);
     }
 
+    /// Extends the last step up to `last_position`.
+    pub(super) fn reach(&mut self, last_position: Position) {
+        self.last_position = self.last_position.max(last_position);
+    }
+
     /// The last position whose time is at or before `time`; `None` if all are later.
     #[must_use]
     pub fn last_position_at(&self, time: Time) -> Option<Position> {
