@@ -97,7 +97,11 @@ pub(super) fn breaks(marks: &[MarkAt], damaged: &[DamagedPlace], times: &TimeTab
         Mark::CoverageEnd { reason } => Some((mark.position, reason.clone())),
         _ => None,
     });
-    let losses = damaged.iter().filter_map(|place| Some((place.positions?.0, format!("{place} is damaged"))));
+    // Contained damage hides nothing: reading what it took fails.
+    let losses = damaged
+        .iter()
+        .filter(|place| !place.contained)
+        .filter_map(|place| Some((place.positions?.0, format!("{place} is damaged"))));
     let mut breaks: Vec<_> = ends
         .chain(losses)
         .map(|(position, reason)| {

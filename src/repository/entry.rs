@@ -141,6 +141,7 @@ fn encode_damaged(place: &DamagedPlace, out: &mut Encoder) {
     out.bytes(place.what.as_bytes());
     out.varint(place.offset_bytes);
     out.varint(place.len_bytes);
+    out.bool(place.contained);
     out.bool(place.positions.is_some());
     if let Some((first, last)) = place.positions {
         out.u64(first.0);
@@ -153,8 +154,9 @@ fn decode_damaged(input: &mut Decoder<'_>) -> Result<DamagedPlace, DecodeError> 
     let what = input.text()?;
     let offset_bytes = input.varint()?;
     let len_bytes = input.varint()?;
+    let contained = input.bool()?;
     let positions = if input.bool()? { Some((Position(input.u64()?), Position(input.u64()?))) } else { None };
-    Ok(DamagedPlace { segment, what, offset_bytes, len_bytes, positions })
+    Ok(DamagedPlace { segment, what, offset_bytes, len_bytes, positions, contained })
 }
 
 fn encode_summary(summary: &SegmentSummary, out: &mut Encoder) {
