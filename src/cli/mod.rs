@@ -3,6 +3,7 @@
 
 mod arguments;
 mod capture;
+mod demo;
 mod failure;
 mod history;
 mod mount;
@@ -63,6 +64,8 @@ enum Command {
     Mount(mount::Command),
     /// Copy a point into a directory
     Restore(restore::RestoreArguments),
+    /// The main job on this machine, start to end: record, destroy, mount the moment before
+    Demo(demo::DemoArguments),
     /// Print completions for a shell: pitgate completions bash > /etc/bash_completion.d/pitgate
     Completions { shell: clap_complete::Shell },
 }
@@ -101,6 +104,7 @@ fn dispatch(command: Command, output: &Output) -> anyhow::Result<u8> {
         Command::Point(command) => point::run(command, output),
         Command::Mount(command) => mount::run(command, output),
         Command::Restore(arguments) => restore::run(&arguments, output),
+        Command::Demo(arguments) => demo::run(&arguments, output),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "pitgate", &mut std::io::stdout());
             Ok(DONE)
