@@ -171,7 +171,6 @@ fn negotiate(file_system: &dyn FileSystem, config: &mut KernelConfig) -> Result<
     Ok(())
 }
 
-#[expect(clippy::too_many_arguments, reason = "fuser's trait fixes the arguments")]
 impl fuser::Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
         self.call("init", |fs| negotiate(fs, config)).map_err(io::Error::from)

@@ -13,7 +13,6 @@ use crate::types::FileKind;
 /// `ENOSYS`, and the kernel then falls back or stops asking. A panic becomes `EIO` for its caller and is
 /// logged. Nothing here may touch its own mount: it would wait for itself.
 #[expect(unused_variables, reason = "defaults ignore what they are asked")]
-#[expect(clippy::too_many_arguments, reason = "requests of the kernel have that many fields")]
 pub trait FileSystem: Send + Sync + 'static {
     /// Chooses among what the kernel offers. Called once, before any request.
     ///
@@ -186,7 +185,7 @@ pub trait FileSystem: Send + Sync + 'static {
     }
 
     /// The last descriptor and map of this open file are gone. Comes once for every handle, after `close` may
-    /// have returned.
+    /// have returned; not at all if the session ends first, which a lazy unmount can bring about.
     fn release(&self, node: u64, handle: u64) {}
 
     /// Returns when data (and, unless `data_only`, all metadata) of the file are durable.

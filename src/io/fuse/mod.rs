@@ -6,8 +6,13 @@
 mod adapter;
 mod convert;
 mod file_system;
+#[cfg(test)]
+mod memory;
+mod mounting;
 mod node;
 mod session;
+#[cfg(test)]
+mod tests;
 
 pub use file_system::FileSystem;
 pub use node::{

@@ -9,6 +9,7 @@ use crate::types::{FileKind, Time};
 pub struct Caller {
     pub uid: u32,
     pub gid: u32,
+    /// The thread that asks (its process is in `/proc/PID/status`, as `Tgid`).
     pub pid: u32,
 }
 

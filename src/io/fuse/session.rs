@@ -5,16 +5,15 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fuser::{INodeNo, MountOption, SessionACL};
+use fuser::{INodeNo, SessionACL};
 use parking_lot::{Condvar, Mutex};
-use rustix::mount::UnmountFlags;
 
 use super::FileSystem;
 use super::adapter::{Adapter, panic_text};
+use super::mounting::{self, Connection};
 use crate::io::mountinfo::{MountEntry, mounts};
 use crate::io::{Clock, SystemClock};
 
@@ -98,11 +97,32 @@ impl Session {
         if !mountpoint.is_dir() {
             return Err(io::ErrorKind::NotADirectory.into());
         }
+        let connection = mounting::mount(&mountpoint, options)?;
+        let device = connection.device;
+        match Session::serve(file_system, connection, &mountpoint, options) {
+            Ok(session) => Ok(session),
+            Err(error) => {
+                // Without a server the mount is dead; nobody must wait for it.
+                if let Err(left) = mounting::unmount(&mountpoint, device, true) {
+                    tracing::warn!("cannot detach {}: {left}", mountpoint.display());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn serve(
+        file_system: Arc<dyn FileSystem>,
+        connection: Connection,
+        mountpoint: &Path,
+        options: &SessionOptions,
+    ) -> io::Result<Session> {
+        let Connection { fd, device } = connection;
+        let (acl, config) = config(options);
         let adapter = Adapter::new(file_system);
-        let mounted =
-            catch_unwind(AssertUnwindSafe(|| fuser::Session::new(adapter, &mountpoint, &config(options))));
+        let greeted = catch_unwind(AssertUnwindSafe(|| fuser::Session::from_fd(adapter, fd, acl, config)));
         let transport =
-            mounted.unwrap_or_else(|panic| Err(io::Error::other(panic_text(&*panic).to_owned())))?;
+            greeted.unwrap_or_else(|panic| Err(io::Error::other(panic_text(&*panic).to_owned())))?;
         let notifier = transport.notifier();
         let end = Arc::new(End::default());
         let ended = Arc::clone(&end);
@@ -110,17 +130,10 @@ impl Session {
             let result = catch_unwind(AssertUnwindSafe(|| transport.run()));
             ended.set(result.unwrap_or_else(|panic| Err(io::Error::other(panic_text(&*panic).to_owned()))));
         })?;
-        let mut session = Session { mountpoint, device: (0, 0), notifier, end };
-        // On failure the drop of `session` would look for its device; at this moment the uppermost mount is ours.
-        match rustix::fs::stat(&session.mountpoint) {
-            Ok(stat) => session.device = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev)),
-            Err(error) => {
-                session.release(&session.mountpoint, true)?;
-                session.end.set(Ok(()));
-                return Err(error.into());
-            }
-        }
+        // Should this fail, the drop of `session` detaches the mount and so ends the threads.
+        let session = Session { mountpoint: mountpoint.to_owned(), device, notifier, end };
         session.raise_readahead(options.readahead_bytes);
+        rustix::fs::stat(mountpoint)?;
         Ok(session)
     }
 
@@ -139,9 +152,8 @@ impl Session {
     pub fn unmount(&self) -> io::Result<()> {
         let clock = SystemClock;
         let give_up = clock.monotonic() + BUSY_PATIENCE;
-        loop {
-            let Some(entry) = self.entry()? else { break };
-            match self.release(&entry.mountpoint, false) {
+        while let Some(entry) = self.entry()? {
+            match mounting::unmount(&entry.mountpoint, self.device, false) {
                 Ok(()) => break,
                 Err(error) if error.kind() == io::ErrorKind::ResourceBusy && clock.monotonic() < give_up => {
                     std::thread::sleep(Duration::from_millis(10));
@@ -165,7 +177,7 @@ impl Session {
     /// The operating system's.
     pub fn detach(&self) -> io::Result<()> {
         match self.entry()? {
-            Some(entry) => self.release(&entry.mountpoint, true),
+            Some(entry) => mounting::unmount(&entry.mountpoint, self.device, true),
             None => Ok(()),
         }
     }
@@ -218,23 +230,6 @@ impl Session {
         })
     }
 
-    /// Unmounts the uppermost mount of `mountpoint`, if it is ours.
-    fn release(&self, mountpoint: &Path, lazily: bool) -> io::Result<()> {
-        let uppermost = crate::io::mountinfo::mounted_on(mountpoint)?;
-        let is_ours = self.device == (0, 0) || uppermost.is_some_and(|entry| entry.device == self.device);
-        if !is_ours {
-            let text = format!("another file system is mounted over {}", mountpoint.display());
-            return Err(io::Error::new(io::ErrorKind::ResourceBusy, text));
-        }
-        let flags =
-            if lazily { UnmountFlags::NOFOLLOW | UnmountFlags::DETACH } else { UnmountFlags::NOFOLLOW };
-        match rustix::mount::unmount(mountpoint, flags) {
-            Ok(()) => Ok(()),
-            Err(rustix::io::Errno::PERM) => release_unprivileged(mountpoint, lazily),
-            Err(error) => Err(error.into()),
-        }
-    }
-
     /// The kernel caps what a FUSE server asks for; root may raise it afterwards.
     fn raise_readahead(&self, bytes: u64) {
         let (major, minor) = self.device;
@@ -253,34 +248,12 @@ impl Drop for Session {
     }
 }
 
-fn config(options: &SessionOptions) -> fuser::Config {
+fn config(options: &SessionOptions) -> (SessionACL, fuser::Config) {
     let mut config = fuser::Config::default();
-    config.mount_options =
-        vec![MountOption::FSName(options.name.clone()), MountOption::Subtype(options.subtype.clone())];
-    if options.default_permissions {
-        config.mount_options.push(MountOption::DefaultPermissions);
-    }
-    config.mount_options.push(if options.read_only { MountOption::RO } else { MountOption::RW });
-    config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
     config.n_threads = Some(options.threads.max(1));
-    config.clone_fd = true;
-    config
-}
-
-/// Asks the set-uid program, which unmounts for the user who mounted.
-fn release_unprivileged(mountpoint: &Path, lazily: bool) -> io::Result<()> {
-    let mut command = Command::new("fusermount3");
-    command.arg("-u");
-    if lazily {
-        command.arg("-z");
-    }
-    let output = command.arg("--").arg(mountpoint).env("LC_ALL", "C").stdin(Stdio::null()).output()?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    let kind = if text.contains("busy") { io::ErrorKind::ResourceBusy } else { io::ErrorKind::Other };
-    Err(io::Error::new(kind, text))
+    config.clone_fd = mounting::can_clone();
+    config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
+    (config.acl, config)
 }
 
 /// Tells the kernel what it may no longer keep.

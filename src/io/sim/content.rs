@@ -149,7 +149,7 @@ impl Survival {
         match random.below(8) {
             0 => Survival::Nothing,
             1 => Survival::Everything,
-            2 | 3 | 4 => Survival::Beginning,
+            2..=4 => Survival::Beginning,
             _ => Survival::Some(1 + random.below(7)),
         }
     }

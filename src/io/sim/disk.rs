@@ -70,7 +70,9 @@ impl State {
             None => {}
         }
         // All are asked, so that each counts.
-        if self.faults.iter_mut().fold(false, |struck, fault| fault.strikes(operation) || struck) {
+        let struck =
+            self.faults.iter_mut().filter_map(|fault| fault.strikes(operation).then_some(())).count();
+        if struck > 0 {
             return Verdict::Fail(Errno::IO.into());
         }
         Verdict::Proceed
