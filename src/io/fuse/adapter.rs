@@ -2,7 +2,6 @@
 //!
 //! Every request gets exactly one answer, also if the file system panics.
 
-use std::any::Any;
 use std::cell::Cell;
 use std::ffi::OsStr;
 use std::io;
@@ -10,27 +9,24 @@ use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, Generation, INodeNo, IoctlFlags, KernelConfig,
-    LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
-    ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    AccessFlags, BsdFileFlags, FileHandle, Generation, INodeNo, IoctlFlags, KernelConfig, LockOwner,
+    OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow,
 };
 
+use super::answer::{
+    Entries, Names, caller, negotiate, panic_text, reply_attributes, reply_empty, reply_entry, reply_opened,
+    reply_xattr,
+};
 use super::convert::{
-    attributes_to_fuser, capabilities_from_fuser, capabilities_to_fuser, directory_kind, errno_to_fuser,
-    kind_of_mode, opened_to_fuser, rdev_from_kernel, time_from_fuser, time_set_from_fuser,
+    attributes_to_fuser, errno_to_fuser, kind_of_mode, opened_to_fuser, rdev_from_kernel, time_from_fuser,
+    time_set_from_fuser,
 };
-use super::{
-    Caller, Capabilities, DirectoryPlusSink, DirectorySink, Entry, Errno, FileSystem, Negotiation, Seek,
-    SetAttributes, WriteFlags,
-};
-use crate::types::FileKind;
-
-/// Largest read and write asked for: what the kernel sends at most without a raised `fs.fuse.max_pages_limit`.
-const REQUEST_BYTES: u32 = 1 << 20;
+use super::{Errno, FileSystem, Seek, SetAttributes, WriteFlags};
 
 /// A read larger than this is answered short; no kernel asks for it after the negotiation above.
 const READ_BYTES_MAX: usize = 16 << 20;
@@ -65,112 +61,8 @@ impl Adapter {
     }
 }
 
-pub(super) fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    if let Some(text) = panic.downcast_ref::<&str>() {
-        text
-    } else if let Some(text) = panic.downcast_ref::<String>() {
-        text
-    } else {
-        "no message"
-    }
-}
-
-fn caller(request: &Request) -> Caller {
-    Caller { uid: request.uid(), gid: request.gid(), pid: request.pid() }
-}
-
-fn reply_empty(reply: ReplyEmpty, result: Result<(), Errno>) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(errno) => reply.error(errno_to_fuser(errno)),
-    }
-}
-
-fn reply_entry(reply: ReplyEntry, result: Result<Entry, Errno>) {
-    match result {
-        Ok(entry) => reply.entry_with_ttls(
-            &entry.attribute_ttl,
-            &entry.entry_ttl,
-            &attributes_to_fuser(&entry.attributes),
-            Generation(entry.generation),
-        ),
-        Err(errno) => reply.error(errno_to_fuser(errno)),
-    }
-}
-
-fn reply_attributes(reply: ReplyAttr, result: Result<(super::NodeAttributes, Duration), Errno>) {
-    match result {
-        Ok((attributes, ttl)) => reply.attr(&ttl, &attributes_to_fuser(&attributes)),
-        Err(errno) => reply.error(errno_to_fuser(errno)),
-    }
-}
-
-fn reply_opened(reply: ReplyOpen, result: Result<super::Opened, Errno>) {
-    match result {
-        Ok(opened) => reply.opened(FileHandle(opened.handle), opened_to_fuser(&opened)),
-        Err(errno) => reply.error(errno_to_fuser(errno)),
-    }
-}
-
-/// `size` 0 asks how large the value is.
-fn reply_xattr(reply: ReplyXattr, size: u32, result: Result<Vec<u8>, Errno>) {
-    match result {
-        Ok(value) => match u32::try_from(value.len()) {
-            Ok(len) if size == 0 => reply.size(len),
-            Ok(len) if len <= size => reply.data(&value),
-            Ok(_) => reply.error(fuser::Errno::ERANGE),
-            Err(_) => reply.error(fuser::Errno::E2BIG),
-        },
-        Err(errno) => reply.error(errno_to_fuser(errno)),
-    }
-}
-
-struct Names(ReplyDirectory);
-
-impl DirectorySink for Names {
-    fn add(&mut self, node: u64, next_offset: u64, kind: FileKind, name: &[u8]) -> bool {
-        !self.0.add(INodeNo(node), next_offset, directory_kind(kind), OsStr::from_bytes(name))
-    }
-}
-
-struct Entries(ReplyDirectoryPlus);
-
-impl DirectoryPlusSink for Entries {
-    fn add(&mut self, next_offset: u64, name: &[u8], entry: &Entry) -> bool {
-        let attributes = attributes_to_fuser(&entry.attributes);
-        let ttl = entry.attribute_ttl.min(entry.entry_ttl);
-        let generation = Generation(entry.generation);
-        !self.0.add(attributes.ino, next_offset, OsStr::from_bytes(name), &ttl, &attributes, generation)
-    }
-}
-
-fn negotiate(file_system: &dyn FileSystem, config: &mut KernelConfig) -> Result<(), Errno> {
-    let abi = config.kernel_abi();
-    let mut negotiation = Negotiation {
-        protocol: (abi.0, abi.1),
-        offered: capabilities_from_fuser(config.capabilities()),
-        wanted: Capabilities::usual(),
-        max_write_bytes: REQUEST_BYTES,
-        max_readahead_bytes: REQUEST_BYTES,
-        max_background: 64,
-    };
-    file_system.init(&mut negotiation)?;
-    let wanted = capabilities_to_fuser(&negotiation.wanted) & config.capabilities();
-    config.add_capabilities(wanted).map_err(|_| Errno::INVAL)?;
-    // A value out of range comes back as the nearest one that fits.
-    if let Err(nearest) = config.set_max_write(negotiation.max_write_bytes) {
-        config.set_max_write(nearest).map_err(|_| Errno::INVAL)?;
-    }
-    if let Err(nearest) = config.set_max_readahead(negotiation.max_readahead_bytes) {
-        // A kernel told not to read ahead at all offers 0, which cannot be set but is kept as it is.
-        if nearest > 0 {
-            config.set_max_readahead(nearest).map_err(|_| Errno::INVAL)?;
-        }
-    }
-    config.set_max_background(negotiation.max_background.max(1)).map_err(|_| Errno::INVAL)?;
-    Ok(())
-}
-
+// What is left out (`poll`, `bmap`, `copy_file_range`, locks) fuser answers with ENOSYS: the kernel then does it by
+// itself, and does not ask again.
 impl fuser::Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
         self.call("init", |fs| negotiate(fs, config)).map_err(io::Error::from)
@@ -550,10 +442,6 @@ impl fuser::Filesystem for Adapter {
         reply_empty(reply, self.call("access", |fs| fs.access(&caller(request), node.0, mask.bits())));
     }
 
-    fn bmap(&self, _request: &Request, _node: INodeNo, _block_bytes: u32, _index: u64, reply: ReplyBmap) {
-        reply.error(fuser::Errno::ENOSYS);
-    }
-
     fn ioctl(
         &self,
         _request: &Request,
@@ -566,19 +454,6 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyIoctl,
     ) {
         reply.error(fuser::Errno::ENOTTY);
-    }
-
-    fn poll(
-        &self,
-        _request: &Request,
-        _node: INodeNo,
-        _handle: FileHandle,
-        _notifier: PollNotifier,
-        _events: PollEvents,
-        _flags: PollFlags,
-        reply: ReplyPoll,
-    ) {
-        reply.error(fuser::Errno::ENOSYS);
     }
 
     fn fallocate(
@@ -619,22 +494,5 @@ impl fuser::Filesystem for Adapter {
             Ok(Err(_)) => reply.error(fuser::Errno::EOVERFLOW),
             Err(errno) => reply.error(errno_to_fuser(errno)),
         }
-    }
-
-    fn copy_file_range(
-        &self,
-        _request: &Request,
-        _node_in: INodeNo,
-        _handle_in: FileHandle,
-        _offset_in: u64,
-        _node_out: INodeNo,
-        _handle_out: FileHandle,
-        _offset_out: u64,
-        _len: u64,
-        _flags: CopyFileRangeFlags,
-        reply: ReplyWrite,
-    ) {
-        // The kernel then copies through reads and writes.
-        reply.error(fuser::Errno::ENOSYS);
     }
 }

@@ -4,6 +4,7 @@
 //! mounts implement [`FileSystem`]; neither sees a reply object, and tests call them without a kernel.
 
 mod adapter;
+mod answer;
 mod convert;
 mod file_system;
 #[cfg(test)]

@@ -12,7 +12,8 @@ use fuser::{INodeNo, SessionACL};
 use parking_lot::{Condvar, Mutex};
 
 use super::FileSystem;
-use super::adapter::{Adapter, panic_text};
+use super::adapter::Adapter;
+use super::answer::panic_text;
 use super::mounting::{self, Connection};
 use crate::io::mountinfo::{MountEntry, mounts};
 use crate::io::{Clock, SystemClock};
