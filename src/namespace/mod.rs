@@ -10,3 +10,6 @@ mod tree;
 pub use apply::NamespaceError;
 pub use snapshot::SnapshotError;
 pub use tree::{Name, Namespace, Node, Root};
+
+#[cfg(test)]
+mod tests;

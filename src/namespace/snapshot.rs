@@ -39,12 +39,16 @@ impl Namespace {
     /// who gives the same reads it back.
     #[must_use]
     pub fn encode(&self, identity: &[u8]) -> Vec<u8> {
+        self.encode_as(VERSION, identity)
+    }
+
+    pub(super) fn encode_as(&self, version: u32, identity: &[u8]) -> Vec<u8> {
         let body = self.encode_body();
         let packed =
             zstd::bulk::compress(&body, ZSTD_LEVEL).expect("zstd compresses whatever fits in memory");
         let mut out = Encoder::new();
         out.raw(MAGIC);
-        out.u32(VERSION);
+        out.u32(version);
         out.u64(body.len() as u64);
         out.u64(packed.len() as u64);
         let digest = digest(identity, &out, &packed);
@@ -78,13 +82,21 @@ impl Namespace {
         if packed.len() as u64 != packed_bytes || digest(identity, &signed, packed) != *written {
             return Err(SnapshotError::Damaged);
         }
+        // After the digest, so that a damaged version is damage; the header stays as it is in all versions.
+        if version != VERSION {
+            return Err(if version > VERSION {
+                SnapshotError::Newer(version)
+            } else {
+                SnapshotError::Damaged
+            });
+        }
         if unpacked_bytes > UNPACKED_BYTES_MAX {
             return Err(SnapshotError::TooLarge(unpacked_bytes));
         }
         decode_body(&unpack(packed, unpacked_bytes)?)
     }
 
-    fn encode_body(&self) -> Vec<u8> {
+    pub(super) fn encode_body(&self) -> Vec<u8> {
         let mut out = Encoder::new();
         out.varint(self.next_file.0);
         out.varint(self.roots.len() as u64);
@@ -153,7 +165,7 @@ fn unpack(packed: &[u8], unpacked_bytes: u64) -> Result<Bytes, SnapshotError> {
 }
 
 /// Names, texts and values share the one buffer.
-fn decode_body(body: &Bytes) -> Result<Namespace, SnapshotError> {
+pub(super) fn decode_body(body: &Bytes) -> Result<Namespace, SnapshotError> {
     let mut input = Decoder::new(body);
     let mut namespace = Namespace::new();
     namespace.nodes.clear();
