@@ -7,6 +7,8 @@ mod file;
 mod names;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod twin;
 
 pub use disk::SimDisk;
 pub use fault::{DiskStatistics, Fault, Operation};

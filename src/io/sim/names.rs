@@ -126,9 +126,9 @@ impl Names {
     }
 
     pub fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
-        let number = self.file(from)?;
         let (from_directory, from_name) = self.place(from)?;
         let (to_directory, to_name) = self.place(to)?;
+        let number = self.file(from)?;
         match self.live(to_directory)?.get(&to_name) {
             Some(Node::Directory(_)) => return Err(io::ErrorKind::IsADirectory.into()),
             Some(Node::File(same)) if *same == number => return Ok(()),
