@@ -30,6 +30,13 @@ impl Clock for SystemClock {
     }
 }
 
+/// Processor time that the calling thread has used.
+#[must_use]
+pub fn thread_cpu_time() -> Duration {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(used.tv_sec as u64, used.tv_nsec as u32)
+}
+
 /// A clock that moves only when told to, or by a fixed tick with each look at it.
 #[derive(Debug)]
 pub struct SimClock {

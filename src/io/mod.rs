@@ -11,7 +11,7 @@ mod random;
 mod real_disk;
 mod sim;
 
-pub use clock::{Clock, SimClock, SystemClock};
+pub use clock::{Clock, SimClock, SystemClock, thread_cpu_time};
 pub use disk::{Disk, DiskFile, Lock};
 pub use mountinfo::{MountEntry, mounted_on, mounts};
 pub use random::{Randomness, SeededRandom, SystemRandomness};

@@ -41,6 +41,8 @@ pub struct Chain {
     open: Option<OpenSegment>,
     placed: Stamp,
     durable: Position,
+    /// The last change of the last segment that was completed.
+    completed: Position,
     /// The next write tells what became durable since the last one.
     flush_due: bool,
     events: Vec<ChainEvent>,
@@ -70,6 +72,7 @@ impl Chain {
             config,
             placed: Stamp { position: before, time: state.last_time, held: false },
             durable: before,
+            completed: before,
             state,
             next_sequence: 0,
             open: None,
@@ -88,6 +91,11 @@ impl Chain {
         self.placed.position
     }
 
+    /// Everything up to here lies in completed segments.
+    pub fn completed(&self) -> Position {
+        self.completed
+    }
+
     /// Bytes written in this epoch, and syncs made.
     pub fn statistics(&self) -> (u64, u64) {
         (self.stored_bytes, self.syncs)
@@ -95,6 +103,11 @@ impl Chain {
 
     pub fn take_events(&mut self) -> Vec<ChainEvent> {
         std::mem::take(&mut self.events)
+    }
+
+    /// Whether the open segment holds a change.
+    pub fn has_changes(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| !open.contents.is_empty())
     }
 
     /// How long the open segment has held changes; and whether they are only barriers and heartbeats.
@@ -187,7 +200,7 @@ impl Chain {
     /// Ends the open segment's records and makes them durable; what is left of its completion becomes an
     /// event. A segment without changes stays open.
     pub fn complete_segment(&mut self) -> Result<(), JournalError> {
-        if self.open.as_ref().is_none_or(|open| open.contents.is_empty()) {
+        if !self.has_changes() {
             return Ok(());
         }
         let open = self.open.as_mut().expect("checked above");
@@ -200,6 +213,7 @@ impl Chain {
         self.stored_bytes += end.len() as u64;
         self.sync()?;
         self.flush_due = false;
+        self.completed = self.placed.position;
         let open = self.open.take().expect("checked above");
         self.events.push(ChainEvent::Completed(Box::new(UnsealedSegment {
             identity: self.state.identity,

@@ -40,21 +40,15 @@ pub struct Batch {
     /// Begins with room for a flush record.
     bytes: Vec<u8>,
     records: Vec<Encoded>,
-    /// Bytes of pages before compression.
-    captured_bytes: u64,
 }
 
 impl Default for Batch {
     fn default() -> Batch {
-        Batch { bytes: vec![0; FLUSH_BYTES], records: Vec::new(), captured_bytes: 0 }
+        Batch { bytes: vec![0; FLUSH_BYTES], records: Vec::new() }
     }
 }
 
 impl Batch {
-    pub fn is_empty(&self) -> bool {
-        self.records.is_empty()
-    }
-
     pub fn records(&self) -> &[Encoded] {
         &self.records
     }
@@ -64,19 +58,10 @@ impl Batch {
         (self.bytes.len() - FLUSH_BYTES) as u64
     }
 
-    pub fn captured_bytes(&self) -> u64 {
-        self.captured_bytes
-    }
-
-    pub fn last_stamp(&self) -> Option<Stamp> {
-        self.records.last().map(|record| record.stamp)
-    }
-
     /// Empties it and keeps its memory.
     pub fn clear(&mut self) {
         self.bytes.truncate(FLUSH_BYTES);
         self.records.clear();
-        self.captured_bytes = 0;
     }
 
     /// Where record number `index` begins in the bytes; behind the last record, where they end.
@@ -164,7 +149,6 @@ impl ChangeEncoder {
             for chunk in write.bytes.chunks(chunk_pages * PAGE_BYTES) {
                 let head = head(page, (chunk.len() / PAGE_BYTES) as u64);
                 page += head.page_count;
-                out.captured_bytes += chunk.len() as u64;
                 if is_zero(chunk) {
                     self.push_data(stamp, head, flag::ZERO | image, None, out);
                 } else {

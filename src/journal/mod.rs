@@ -13,6 +13,7 @@ mod footer;
 mod header;
 mod log;
 mod publish;
+mod queue;
 mod reader;
 mod record;
 mod records;
@@ -24,6 +25,7 @@ mod segment;
 mod sequencer;
 mod survey;
 mod times;
+mod write_thread;
 mod writer;
 
 pub use activity::{Activity, ActivitySpan};
