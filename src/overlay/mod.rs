@@ -115,7 +115,9 @@ impl Overlay {
         file.write_at(0, &encode_log_header(&identity, clock.now())).map_err(storage)?;
         file.sync().map_err(storage)?;
         disk.rename(&draft, &path).map_err(storage)?;
-        disk.sync_directory(directory).map_err(storage)?;
+        for directory in directory.ancestors() {
+            disk.sync_directory(directory).map_err(storage)?;
+        }
         let file = disk.open_writable(&path).map_err(storage)?;
         let seed = Seed::new(&identity);
         let log = Log::new(file, disk.display(&path), seed, options.quota_bytes, LOG_HEADER_BYTES, 0);

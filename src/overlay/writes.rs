@@ -66,8 +66,7 @@ impl Overlay {
         let mut pages = Vec::new();
         let kept_in_last_page = (size % PAGE_BYTES as u64) as usize;
         if cut && kept_in_last_page > 0 {
-            let first_page = size / PAGE_BYTES as u64;
-            pages.push(self.page_zeroed(file, first_page, kept_in_last_page, PAGE_BYTES)?);
+            pages.extend(self.page_zeroed(file, size / PAGE_BYTES as u64, kept_in_last_page, PAGE_BYTES)?);
         }
         self.record_data(file, size, cut, None, pages)?;
         Ok(self.status(file)?)
@@ -98,10 +97,15 @@ impl Overlay {
             let end_in_page = |page: u64| (end - page * page_bytes).min(page_bytes) as usize;
             if !start.is_multiple_of(page_bytes) {
                 let page = start / page_bytes;
-                pages.push(self.page_zeroed(file, page, (start % page_bytes) as usize, end_in_page(page))?);
+                pages.extend(self.page_zeroed(
+                    file,
+                    page,
+                    (start % page_bytes) as usize,
+                    end_in_page(page),
+                )?);
             }
             if !end.is_multiple_of(page_bytes) && end_whole >= first_whole {
-                pages.push(self.page_zeroed(file, end_whole, 0, end_in_page(end_whole))?);
+                pages.extend(self.page_zeroed(file, end_whole, 0, end_in_page(end_whole))?);
             }
             if first_whole < end_whole {
                 zero = Some(PageRange { first: first_whole, count: end_whole - first_whole });
@@ -138,18 +142,23 @@ impl Overlay {
         end.ok_or(OverlayError::TooLarge { limit_bytes: FILE_BYTES_MAX })
     }
 
-    /// The page as it is, but zero from `from` up to `to` within it.
+    /// The page as it is, but zero from `from` up to `to` within it; `None` if it is a hole anyway.
     fn page_zeroed(
         &self,
         file: FileId,
         page: u64,
         from: usize,
         to: usize,
-    ) -> Result<PageWrite, OverlayError> {
+    ) -> Result<Option<PageWrite>, OverlayError> {
+        let start = page * PAGE_BYTES as u64;
+        let data = self.next_data(file, start)?;
+        if data.is_none_or(|data| data >= start + PAGE_BYTES as u64) {
+            return Ok(None);
+        }
         let mut bytes = vec![0; PAGE_BYTES];
-        self.read_bytes(file, page * PAGE_BYTES as u64, &mut bytes, true)?;
+        self.read_bytes(file, start, &mut bytes, true)?;
         bytes[from..to].fill(0);
-        Ok(PageWrite { first_page: page, bytes: Bytes::from(bytes) })
+        Ok(Some(PageWrite { first_page: page, bytes: Bytes::from(bytes) }))
     }
 
     fn regular(&self, file: FileId) -> Result<Status, OverlayError> {

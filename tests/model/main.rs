@@ -5,6 +5,8 @@ mod compare;
 mod generator;
 mod links;
 mod player;
+mod overlay;
+mod overlay_model;
 mod reference;
 mod tree_image;
 mod views;
