@@ -2,6 +2,8 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use pitgate::io::{Clock, Disk, Fault, SimClock, SimDisk};
@@ -128,9 +130,12 @@ impl Trial {
             panic!("{difference}");
         }
         for (&file, held) in &self.model.nameless {
-            let mut bytes = vec![0xaa; held.size as usize + 10];
-            let read = self.overlay.read_at(file, 0, &mut bytes).expect("an open file is readable");
-            assert!(bytes[..read] == held.read(0, bytes.len())[..], "bytes of the nameless {file:?}");
+            assert_eq!(self.overlay.status(file).expect("an open file has a status").size, held.size);
+            for start in held.pages.keys().map(|page| page * 4096).chain([held.size.saturating_sub(9)]) {
+                let mut bytes = vec![0xaa; 5000];
+                let read = self.overlay.read_at(file, start, &mut bytes).expect("an open file is readable");
+                assert!(bytes[..read] == held.read(start, bytes.len())[..], "bytes of the nameless {file:?}");
+            }
         }
     }
 }
@@ -195,9 +200,8 @@ fn an_overlay_shows_what_programs_did_to_it() {
 
 #[test]
 fn what_an_overlay_synced_survives_kills_and_power_loss() {
-    let (mut torn, mut lost) = (0u64, 0u64);
-    let counts = std::sync::Mutex::new((&mut torn, &mut lost));
-    for_seeds(1000, |seed| {
+    let (lives, torn, lost) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    for_seeds(2000, |seed| {
         let mut trial = Trial::new(seed);
         for _ in 0..3 {
             let operations = trial.chance.between(1, 60);
@@ -214,17 +218,14 @@ fn what_an_overlay_synced_survives_kills_and_power_loss() {
             let written = trial.acknowledged;
             let recovery = trial.reopen(least);
             trial.compare();
-            let mut counts = counts.lock().expect("no thread panicked");
-            *counts.0 += u64::from(recovery.discarded_bytes > 0);
-            *counts.1 += u64::from((recovery.records as usize) < written);
+            lives.fetch_add(1, Relaxed);
+            torn.fetch_add(u64::from(recovery.discarded_bytes > 0), Relaxed);
+            lost.fetch_add(u64::from((recovery.records as usize) < written), Relaxed);
         }
     });
-    if std::env::var_os("PITGATE_SEED").is_none() {
-        assert!(
-            torn > 100 && lost > 100,
-            "the simulated disk spared too much: {torn} torn, {lost} shortened"
-        );
-    }
+    let (lives, torn, lost) = (lives.into_inner(), torn.into_inner(), lost.into_inner());
+    let enough = lives < 30 || (torn * 10 > lives && lost * 10 > lives);
+    assert!(enough, "the simulated disk spared too much: of {lives} logs {torn} torn, {lost} shortened");
 }
 
 #[test]
@@ -262,11 +263,14 @@ fn a_full_disk_refuses_changes_and_harms_nothing() {
         trial.steps(10);
         trial.disk.set_available(Some(trial.chance.below(100_000)));
         let mut refused = 0;
-        for _ in 0..120 {
+        for _ in 0..2000 {
             match trial.step() {
                 Ok(()) => {}
                 Err(OverlayError::NoSpace { .. }) => refused += 1,
                 Err(error) => panic!("{error}"),
+            }
+            if refused == 20 {
+                break;
             }
         }
         assert!(refused > 0, "the disk was never full");

@@ -74,10 +74,10 @@ impl Model {
         let any = self.reachable(|_| true);
         let directory = |chance: &mut Chance| *chance.choose(&directories).expect("there is a root");
         let parent = directory(chance);
-        let Some(&file) = chance.choose(&regular) else {
-            return Operation::Make { parent, name: NAMES[0], kind: FileKind::Regular };
-        };
         let name = *chance.choose(&NAMES).expect("names");
+        let Some(&file) = chance.choose(&regular) else {
+            return Operation::Make { parent, name, kind: FileKind::Regular };
+        };
         let existing = |chance: &mut Chance, parent: FileId| {
             let names: Vec<&Bytes> = self.tree.files[&parent].entries.keys().collect();
             match chance.choose(&names) {
@@ -331,14 +331,15 @@ fn xattr_name(chance: &mut Chance) -> &'static str {
 }
 
 fn write(file: &mut File, offset: u64, bytes: &[u8], now: Time) {
-    for (at, &byte) in (offset..).zip(bytes) {
-        let page = file.pages.entry(at / PAGE).or_insert_with(|| Bytes::from_static(&[0; PAGE_BYTES]));
-        // One copy a page, not a byte: the page is unshared after the first.
-        let mut own = std::mem::take(page).try_into_mut().unwrap_or_else(|shared| shared.as_ref().into());
-        own[(at % PAGE) as usize] = byte;
-        *page = own.freeze();
+    let end = offset + bytes.len() as u64;
+    for page in offset / PAGE..pages_of(end) {
+        let mut own = file.page(page).to_vec();
+        let (from, to) = (offset.max(page * PAGE), end.min((page + 1) * PAGE));
+        let part = &bytes[(from - offset) as usize..(to - offset) as usize];
+        own[(from - page * PAGE) as usize..(to - page * PAGE) as usize].copy_from_slice(part);
+        file.pages.insert(page, own.into());
     }
-    file.size = file.size.max(offset + bytes.len() as u64);
+    file.size = file.size.max(end);
     file.attributes.mtime = now;
 }
 
@@ -353,8 +354,10 @@ fn truncate(file: &mut File, size: u64, now: Time) {
 
 fn zero(file: &mut File, start: u64, end: u64, keep_size: bool, now: Time) {
     let within = end.min(file.size);
-    file.pages.retain(|&page, _| page * PAGE < start || (page + 1) * PAGE > within);
-    zero_in_pages(file, start, within);
+    file.pages.retain(|&page, _| page < pages_of(start) || page >= within / PAGE);
+    if start < within {
+        zero_in_pages(file, start, within);
+    }
     if !keep_size {
         file.size = file.size.max(end);
     }
@@ -362,13 +365,10 @@ fn zero(file: &mut File, start: u64, end: u64, keep_size: bool, now: Time) {
 }
 
 fn zero_in_pages(file: &mut File, start: u64, end: u64) {
-    for (&page, bytes) in &mut file.pages {
+    for (&page, bytes) in file.pages.range_mut(start / PAGE..pages_of(end)) {
         let mut own = bytes.to_vec();
-        for (at, byte) in (page * PAGE..).zip(&mut own) {
-            if at >= start && at < end {
-                *byte = 0;
-            }
-        }
+        let (from, to) = (start.max(page * PAGE), end.min((page + 1) * PAGE));
+        own[(from - page * PAGE) as usize..(to - page * PAGE) as usize].fill(0);
         *bytes = own.into();
     }
 }
