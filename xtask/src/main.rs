@@ -1,5 +1,6 @@
 //! `cargo xtask`: the project's own commands.
 
+mod bench;
 mod phase;
 mod suite;
 
@@ -20,7 +21,7 @@ fn main() -> ExitCode {
         ["test"] => suite::test(suite::Length::Short),
         ["test", "--long"] => suite::test(suite::Length::Long),
         ["demo", rest @ ..] => suite::demo(rest),
-        ["bench", rest @ ..] => suite::bench(rest),
+        ["bench", rest @ ..] => bench::run(rest),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);

@@ -63,11 +63,6 @@ pub fn demo(arguments: &[&str]) -> Result<()> {
     }
 }
 
-/// A comparison with peers, one JSON object a line.
-pub fn bench(arguments: &[&str]) -> Result<()> {
-    bail!("no benchmark is named {}", arguments.first().unwrap_or(&"(nothing)"))
-}
-
 fn lint(phases: &mut Phases) {
     phases.run("rustfmt", MINUTE, &mut cargo("fmt --all --check"));
     phases.run("clippy", 25 * MINUTE, &mut cargo("clippy --workspace --all-targets --quiet -- -D warnings"));
