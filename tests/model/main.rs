@@ -7,6 +7,7 @@ mod links;
 mod overlay;
 mod overlay_model;
 mod player;
+mod points;
 mod reference;
 mod tree_image;
 mod views;

@@ -22,6 +22,8 @@ pub struct Player {
     pub reference: Reference,
     /// The last position of each life that ended.
     pub epoch_ends: Vec<Position>,
+    /// From here on the journal's times are its own affair.
+    pub clock_went_back_at: Option<Position>,
     generator: Generator,
     clock: Arc<SimClock>,
     log_config: LogConfig,
@@ -46,6 +48,7 @@ impl Player {
             index_cache: Arc::new(BlockCache::new(1 << 20)),
             reference: Reference::default(),
             epoch_ends: Vec::new(),
+            clock_went_back_at: None,
             generator,
             clock,
             log_config: LogConfig { segment_bytes, ..LogConfig::default() },
@@ -66,7 +69,10 @@ impl Player {
             Step::Seal => self.seal(),
             Step::Advance { ns } => match u64::try_from(ns) {
                 Ok(forward) => self.clock.advance(Duration::from_nanos(forward)),
-                Err(_) => self.clock.step_to(self.generator.now()),
+                Err(_) => {
+                    self.clock.step_to(self.generator.now());
+                    self.clock_went_back_at.get_or_insert(self.reference.last_position().next());
+                }
             },
             Step::Reopen => {
                 self.end_life();
@@ -85,8 +91,9 @@ impl Player {
         Arc::new(self.source.history(&self.index_cache).expect("the history of a sound source"))
     }
 
-    pub fn now(&self) -> Time {
-        self.generator.now()
+    /// See [`Reference::covered_positions`].
+    pub fn covered_positions(&self) -> Vec<Position> {
+        self.reference.covered_positions(&self.epoch_ends)
     }
 
     fn log(&mut self) -> &mut Log {

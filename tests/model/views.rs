@@ -4,14 +4,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use jiff::tz::TimeZone;
-use pitgate::types::{Point, Position};
-use pitgate::view::{View, ViewCache, ViewError};
+use pitgate::types::Position;
+use pitgate::view::{View, ViewCache};
 
 use crate::chance::Chance;
 use crate::compare::compare;
 use crate::links::compare_links;
 use crate::player::Player;
+use crate::points::{check_points, check_refusals};
 
 const STEPS_MAX: u64 = 160;
 const VIEWS_PER_LOOK: usize = 3;
@@ -43,7 +43,7 @@ fn look(
 ) {
     player.seal();
     let history = player.history();
-    let covered = player.reference.covered_positions(&player.epoch_ends);
+    let covered = player.covered_positions();
     for _ in 0..VIEWS_PER_LOOK {
         let Some(&position) = chance.choose(&covered) else { break };
         let view = View::open(Arc::clone(&history), position, Arc::clone(cache))
@@ -58,44 +58,14 @@ fn look(
     let view = View::open_at_end(Arc::clone(&history), Arc::clone(cache)).expect("the view at the end");
     check(&view, player, end, chance);
 
-    refuse_what_is_not_covered(player, &history, cache, &covered, chance);
-    for (name, position) in player.reference.bookmarks() {
-        let resolved = history.resolve(&Point::Bookmark(name.clone()), player.now(), &TimeZone::UTC);
-        match resolved {
-            Ok(resolved) => assert_eq!(resolved.position, position, "bookmark {name}"),
-            Err(error) => assert!(!covered.contains(&position), "bookmark {name} at {position}: {error}"),
-        }
-    }
-    let latest = history.resolve(&Point::Latest, player.now(), &TimeZone::UTC);
-    assert_eq!(latest.ok().map(|resolved| resolved.position), covered.last().copied(), "the latest point");
+    check_points(player, &history, chance);
+    check_refusals(player, &history, cache, chance);
 }
 
 fn check(view: &View, player: &Player, position: Position, chance: &mut Chance) {
     let tree = player.reference.tree_at(position);
     let compared = compare(view, &tree, chance).and_then(|()| compare_links(view, &tree));
     compared.unwrap_or_else(|difference| panic!("view at {position}: {difference}"));
-}
-
-fn refuse_what_is_not_covered(
-    player: &Player,
-    history: &Arc<pitgate::repository::History>,
-    cache: &Arc<ViewCache>,
-    covered: &[Position],
-    chance: &mut Chance,
-) {
-    let recorded = player.reference.changes();
-    let (any, _, _) = chance.choose(recorded).expect("roots were declared");
-    let end = player.reference.last_position();
-    for position in [*any, any.next(), Position::ZERO, end.next(), Position(end.0 + (1 << 30))] {
-        if covered.contains(&position) {
-            continue;
-        }
-        match View::open(Arc::clone(history), position, Arc::clone(cache)) {
-            Err(ViewError::NotMountable(_)) => {}
-            Err(error) => panic!("{position}, which is not covered: {error}"),
-            Ok(_) => panic!("a view at {position}, which is not covered"),
-        }
-    }
 }
 
 fn number_from(variable: &str) -> Option<u64> {
@@ -112,7 +82,6 @@ fn fault_of(seed: u64, steps: u64) -> Option<String> {
 
 /// `PITGATE_HISTORIES` sets how many; `PITGATE_SEED` replays one, its first `PITGATE_STEPS`.
 #[test]
-#[ignore = "journal and repository are about to follow"]
 fn views_at_random_positions_equal_the_reference() {
     if let Some(seed) = number_from("PITGATE_SEED") {
         play(seed, number_from("PITGATE_STEPS").unwrap_or(STEPS_MAX));
