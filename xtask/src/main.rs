@@ -2,6 +2,7 @@
 
 mod bench;
 mod phase;
+mod setup;
 mod suite;
 
 use std::process::ExitCode;

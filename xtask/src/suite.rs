@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::phase::Phases;
+use crate::setup;
 
 /// How long the tests may take.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -21,6 +22,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// Formatting, lints, the project's rules, and the tests that need neither database nor kernel.
 pub fn check() -> Result<()> {
     let mut phases = Phases::new()?;
+    setup::tools(&mut phases);
     lint(&mut phases);
     phases.run(
         "tests without the flow",
@@ -33,6 +35,8 @@ pub fn check() -> Result<()> {
 /// Everything that CI runs.
 pub fn test(length: Length) -> Result<()> {
     let mut phases = Phases::new()?;
+    setup::packages(&mut phases, &[])?;
+    setup::tools(&mut phases);
     lint(&mut phases);
     phases.run(
         "build of the tests",
@@ -55,6 +59,11 @@ pub fn test(length: Length) -> Result<()> {
 
 /// The main job on this machine, with the program as it is installed.
 pub fn demo(arguments: &[&str]) -> Result<()> {
+    let needed: &[&str] = match arguments {
+        ["--database", "postgresql", ..] => &["gcc", "libc6-dev", "fuse3", "postgresql-15"],
+        _ => &["gcc", "libc6-dev", "fuse3"],
+    };
+    setup::packages(&mut Phases::new()?, needed)?;
     build_release("pitgate")?;
     let status = Command::new("target/release/pitgate").arg("demo").args(arguments).status();
     match status.context("cannot start target/release/pitgate")? {
