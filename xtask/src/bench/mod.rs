@@ -2,6 +2,7 @@
 //!
 //! Needs root, `/dev/fuse` and room for a few GiB below `PITGATE_BENCH_DIR` (default `/var/tmp`).
 
+mod capture_pgbench;
 mod load;
 mod mount_latency;
 mod peer;
@@ -44,14 +45,17 @@ pub fn run(arguments: &[&str]) -> Result<()> {
     let (names, as_json) = match arguments {
         [name] => (vec![*name], false),
         [name, "-o", "json"] | ["-o", "json", name] => (vec![*name], true),
-        _ => bail!("which one? `cargo xtask bench read|mount-latency [-o json]`"),
+        _ => bail!("which one? `cargo xtask bench read|mount-latency|capture-pgbench [-o json]`"),
     };
     for name in names {
         let mut report = |figure: Figure| figure.print(as_json);
         match name {
             "read" => read::run(&mut report)?,
             "mount-latency" => mount_latency::run(&mut report)?,
-            other => bail!("no benchmark is named {other}; there are read and mount-latency"),
+            "capture-pgbench" => capture_pgbench::run(&mut report)?,
+            other => {
+                bail!("no benchmark is named {other}; there are read, mount-latency and capture-pgbench")
+            }
         }
     }
     Ok(())

@@ -51,14 +51,31 @@ impl Scene {
         Ok(())
     }
 
+    /// What a command about the source answers with `-o json`.
+    pub fn pitgate_answer(&self, words: &[&str]) -> Result<String> {
+        let mut command = self.command(words);
+        command.args(["--repo", &self.text("repo"), "--source", "bench", "-o", "json"]);
+        let output = command.stdin(Stdio::null()).output().context("cannot start pitgate")?;
+        if !output.status.success() {
+            bail!("pitgate {}: {}", words.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
     /// Begins to capture `data`, which may hold files already; returns when all of it is in the journal.
     pub fn begin_capture(&mut self) -> Result<()> {
+        self.begin_capture_with(&[])
+    }
+
+    /// As [`Scene::begin_capture`], with further arguments of `capture`.
+    pub fn begin_capture_with(&mut self, further: &[&str]) -> Result<()> {
         let repo = self.text("repo");
         self.pitgate(&["repo", "init", &repo])?;
         let root = format!("{}:{}", self.text("data"), self.text("seen"));
         let log = std::fs::File::create(self.path("capture.log")).context("cannot create a log")?;
         let child = self
             .command(&["capture", "--repo", &repo, "--source", "bench", "--root", &root])
+            .args(further)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
