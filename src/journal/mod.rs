@@ -24,6 +24,8 @@ mod sections;
 mod segment;
 mod sequencer;
 mod survey;
+#[cfg(test)]
+mod tests;
 mod times;
 mod write_thread;
 mod writer;

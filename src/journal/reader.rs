@@ -266,6 +266,11 @@ impl SegmentReader {
             .ok_or_else(|| JournalError::Damaged(self.place(S::KIND.name(), offset_bytes, stored_len_bytes)))
     }
 
+    #[cfg(test)]
+    pub(super) fn section_place(&self, kind: SectionKind) -> SectionPlace {
+        self.footer.sections[kind as usize]
+    }
+
     /// Everything that sections hold, from the records.
     fn rebuild(&self) -> Result<super::contents::Contents, JournalError> {
         let mut contents = super::contents::Contents::default();

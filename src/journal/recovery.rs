@@ -11,7 +11,7 @@ use super::reader::{hash_prefix, read_exact, read_footer};
 use super::record::{Stamp, encode_end};
 use super::seal::UnsealedSegment;
 use super::survey::{Kept, Survey};
-use super::{JournalError, JournalIdentity, SealedSegment, SegmentId, SegmentReader};
+use super::{JournalError, JournalIdentity, Record, RecordBody, SealedSegment, SegmentId, SegmentReader};
 use crate::index::BlockCache;
 use crate::io::{Disk, DiskFile};
 use crate::types::{Mark, Position, Time};
@@ -74,7 +74,10 @@ pub fn recover_open_segment(
     let mut recovered = Recovered {
         segment: None,
         durable_position: kept.contents.summary.last_position,
-        highest_position: survey.highest.position,
+        // The change that the segment was begun for has a position even if it was never written.
+        highest_position: header
+            .map_or(Position::ZERO, |header| header.first_position)
+            .max(survey.highest.position),
         last_time: survey.highest.time,
         discarded_bytes: kept.discarded_bytes,
         discarded_changes: kept.discarded_changes,
@@ -120,7 +123,13 @@ fn find_sealed(
     if !reader.verify()?.iter().all(known) {
         return Ok(None);
     }
-    let sync = |source| JournalError::storage("sync", path.display().to_string(), source);
+    let flushed = |record: Result<Record, JournalError>| match record.ok()?.body {
+        RecordBody::Flush { durable_end_bytes, .. } => Some(durable_end_bytes),
+        _ => None,
+    };
+    let durable_end_bytes = reader.records().filter_map(flushed).max().unwrap_or(HEADER_BLOCK_BYTES as u64);
+    let sync = |source| JournalError::storage("recover", path.display().to_string(), source);
+    write_again(file.as_ref(), durable_end_bytes, len_bytes).map_err(sync)?;
     file.sync().map_err(sync)?;
     let summary = reader.summary().clone();
     let marks = reader.marks()?;
@@ -143,6 +152,22 @@ fn find_sealed(
         }),
         ..Recovered::default()
     }))
+}
+
+/// Writes what the file holds once more. A sync that failed may have left bytes in memory that the system
+/// takes for stored: they can be read, and no later sync would store them.
+fn write_again(file: &dyn DiskFile, start_bytes: u64, end_bytes: u64) -> std::io::Result<()> {
+    let mut buf = vec![0; 1 << 20];
+    let mut at = start_bytes;
+    while at < end_bytes {
+        let wanted = buf.len().min((end_bytes - at) as usize);
+        if !read_exact(file, at, &mut buf[..wanted])? {
+            break;
+        }
+        file.write_at(at, &buf[..wanted])?;
+        at += wanted as u64;
+    }
+    Ok(())
 }
 
 /// What never held a change is of no use; what may have held some is kept for whoever looks into it.
@@ -198,6 +223,7 @@ fn complete(
     let mut records_end_bytes = kept.end_bytes;
     // The end record promises that everything before it is durable: what a killed writer left may so far be
     // in memory only.
+    write_again(file.as_ref(), kept.durable_end_bytes, records_end_bytes).map_err(error)?;
     file.sync().map_err(error)?;
     if !kept.has_end {
         let summary = &kept.contents.summary;

@@ -68,6 +68,8 @@ pub struct Kept {
     /// Where the end record goes, or behind it if there is one.
     pub end_bytes: u64,
     pub has_end: bool,
+    /// Flush records vouch for everything before this.
+    pub durable_end_bytes: u64,
     pub discarded_bytes: u64,
     pub discarded_changes: u64,
 }
@@ -176,6 +178,7 @@ impl Survey {
             discarded_changes: discarded.iter().filter(|item| item.completes_change()).count() as u64,
             end_bytes: judge.end_bytes,
             has_end: judge.has_end,
+            durable_end_bytes: self.durable.1,
             contents: judge.contents,
         }
     }
