@@ -3,7 +3,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::capture::ControlError;
 use crate::overlay::OverlayError;
+use crate::repository::{RepositoryError, ResolveError};
+use crate::types::ParsePointError;
+use crate::view::ViewError;
 
 /// Why a mount command failed, in words for the one who gave it.
 #[derive(Debug, thiserror::Error)]
@@ -22,8 +26,22 @@ pub enum MountError {
     Busy { mountpoint: PathBuf, users: String },
     #[error("cannot mount over FUSE: {0}")]
     NoFuse(String),
+    #[error("the overlay {path} would lie inside the mountpoint: choose a place outside")]
+    OverlayInsideMountpoint { path: PathBuf },
+    #[error("mount {id} is served already")]
+    IdInUse { id: String },
     #[error(transparent)]
     Overlay(#[from] OverlayError),
+    #[error(transparent)]
+    Point(#[from] ParsePointError),
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    #[error(transparent)]
+    Repository(#[from] RepositoryError),
+    #[error(transparent)]
+    View(#[from] ViewError),
+    #[error(transparent)]
+    Capture(#[from] ControlError),
     /// What the worker process said when it ended before it served.
     #[error("{message}")]
     Worker { message: String },

@@ -3,15 +3,19 @@
 //!
 //! errno is mapped here and nowhere else (`errno`).
 
+mod detached;
 mod errno;
 mod error;
 mod export;
 mod fuse;
+mod point;
 mod registry;
+mod users;
 mod worker;
 
+pub use detached::{create, remove};
 pub use error::MountError;
 pub use export::{Export, RangeOperation, Room, Setting, Stat};
 pub use fuse::FuseExport;
 pub use registry::{MountRecord, Registry, Via, state_directory};
-pub use worker::{MountRequest, create, remove, run};
+pub use worker::{MountRequest, run};

@@ -136,7 +136,7 @@ fn receive(socket: &UnixStream) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// `ResourceBusy` if it is in use, or covered by another; the operating system's.
-pub(super) fn unmount(mountpoint: &Path, device: (u32, u32), lazily: bool) -> io::Result<()> {
+pub fn unmount(mountpoint: &Path, device: (u32, u32), lazily: bool) -> io::Result<()> {
     if mounted_on(mountpoint)?.is_none_or(|entry| entry.device != device) {
         let text = format!("another file system is mounted over {}", mountpoint.display());
         return Err(io::Error::new(io::ErrorKind::ResourceBusy, text));
