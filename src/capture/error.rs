@@ -36,8 +36,12 @@ pub enum CaptureError {
     Busy { mountpoint: PathBuf, users: String },
     #[error("cannot mount {mountpoint} over FUSE: {reason}")]
     Mount { mountpoint: PathBuf, reason: String },
+    #[error("cannot unmount {mountpoint}: {source}")]
+    Unmount { mountpoint: PathBuf, source: Arc<std::io::Error> },
     #[error("cannot read {path}: {source}")]
     Backing { path: PathBuf, source: Arc<std::io::Error> },
+    #[error("the journal's tree of files does not take a change: {reason}; run `pitgate repo verify`")]
+    Tree { reason: String },
     #[error(transparent)]
     Sink(#[from] SinkError),
     #[error("cannot {doing}: {source}")]

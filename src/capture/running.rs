@@ -1,77 +1,76 @@
 //! A capture from its start to its stop.
 
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use parking_lot::{Condvar, Mutex};
+use rustix::fs::{AtFlags, FileType, OFlags};
+use rustix::io::Errno;
+use rustix::time::ClockId;
 
-use super::{CaptureConfig, CaptureError, Catalogue, Resume};
+use super::backing::{self, Descriptors, InodeKey};
+use super::catalogue::Known;
+use super::compare::Comparison;
+use super::node::Node;
+use super::pass::{Counters, PassThrough, Shared};
+use super::pending::Pending;
+use super::recorder::Recorder;
+use super::start::{self, OpenRoot, SUBTYPE};
+use super::status::{CaptureStatus, RootStatus};
+use super::table::Table;
+use super::users::{self, Hold};
+use super::{CaptureConfig, CaptureError, Catalogue, Resume, RootConfig, image};
 use crate::io::Clock;
-use crate::types::{ChangeSink, Position, SinkError, Time};
+use crate::io::fuse::{Session, SessionOptions};
+use crate::types::{ChangeSink, FileId, Image, Mark, Position, SinkError};
+
+/// How often the journal hears that capture is alive.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How often [`Capture::wait`] looks whether the roots are still mounted.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// A running capture; dropping it without [`Capture::stop`] detaches the mounts and leaves no clean stop.
 pub struct Capture {
-    _private: (),
+    source: String,
+    shared: Arc<Shared>,
+    roots: Vec<Running>,
+    warnings: Vec<String>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    signals: Arc<Signals>,
 }
 
-/// How far the image, or the comparison after a stop, has come.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ImageProgress {
-    pub complete: bool,
-    pub files_done: u64,
-    pub files_total: u64,
-    pub bytes_done: u64,
-    pub bytes_total: u64,
-    /// Bytes that differed from the journal and were recorded.
-    pub bytes_recorded: u64,
-    /// Files that cannot be read, with the reason; they are tried again, and no point exists before.
-    pub unreadable: Vec<String>,
+/// One root, served.
+struct Running {
+    config: RootConfig,
+    session: Session,
+    /// The device number of files seen through the mount.
+    device: u64,
+    /// Holds the lock on the backing directory.
+    fd: OwnedFd,
 }
 
-/// One root as it is served.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RootStatus {
-    pub label: String,
-    pub data_dir: PathBuf,
-    pub mountpoint: PathBuf,
-    /// False once somebody unmounted it.
-    pub serving: bool,
+/// What is asked of a capture from other threads.
+#[derive(Default)]
+struct Signals {
+    asked: Mutex<Asked>,
+    changed: Condvar,
 }
 
-/// What a capture is doing, for people and for `-o json`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CaptureStatus {
-    pub source: String,
-    pub pid: u32,
-    pub roots: Vec<RootStatus>,
-    /// Whether changes are being recorded, and if not, why.
-    pub recording: bool,
-    pub failure: Option<String>,
-    pub image: ImageProgress,
-    /// The last position given, its time, and up to where a loss of power takes nothing.
-    pub written: Position,
-    pub written_time: Time,
-    pub durable: Position,
-    pub lag_ms: u64,
-    pub queue_bytes: u64,
-    pub queue_bytes_max: u64,
-    pub captured_bytes: u64,
-    pub stored_bytes: u64,
-    pub journal_syncs: u64,
-    /// Processor time of this whole process.
-    pub cpu_ms: u64,
-    /// Operations served since the start.
-    pub reads: u64,
-    pub writes: u64,
-    pub syncs: u64,
-    /// What people should know, such as files linked from outside the roots.
-    pub warnings: Vec<String>,
+#[derive(Default)]
+struct Asked {
+    stop: bool,
+    end_heartbeats: bool,
 }
 
 /// What a clean stop leaves.
 #[derive(Debug)]
 pub struct Stopped {
-    /// The position of the clean stop; `None` if recording had failed before.
+    /// The last position before the clean stop's; `None` if recording had failed.
     pub position: Option<Position>,
     /// For the next start; `None` if it could not vouch for every file.
     pub catalogue: Option<Catalogue>,
@@ -89,13 +88,69 @@ impl Capture {
         resume: Resume,
         clock: Arc<dyn Clock>,
     ) -> Result<Capture, CaptureError> {
-        let _ = (config, sink, resume, clock);
-        Err(CaptureError::NoRoots)
+        let roots = start::open_roots(&config)?;
+        let shared = Arc::new(Shared {
+            table: Table::new(resume.namespace.next_file(), start::descriptors_to_keep()),
+            recorder: Recorder::new(sink, config.durability, config.on_failure),
+            descriptors: Descriptors::new().map_err(|e| system("open /proc/self/fd", e))?,
+            pending: Pending::default(),
+            counters: Counters::default(),
+        });
+        let began = clock.monotonic();
+        let Resume { namespace, image, catalogue } = resume;
+        let mut comparison = Comparison::new(&shared, namespace, image.is_some(), catalogue.as_ref());
+        let mut nodes = Vec::with_capacity(roots.len());
+        for root in &roots {
+            nodes.push(comparison.root(&root.config, root.fd.as_fd())?);
+        }
+        let configs: Vec<RootConfig> = roots.iter().map(|root| root.config.clone()).collect();
+        comparison.finish(&configs)?;
+        let warnings = std::mem::take(&mut comparison.warnings);
+        drop(comparison);
+        for warning in &warnings {
+            tracing::warn!("{warning}");
+        }
+        tracing::info!(
+            "compared {} files in {:?}",
+            shared.table.len(),
+            clock.monotonic().saturating_sub(began)
+        );
+        refuse_users(&shared, &roots)?;
+        let roots = serve(&config, &shared, roots, nodes)?;
+        let signals = Arc::new(Signals::default());
+        let threads = start_threads(&shared, image, &signals)?;
+        Ok(Capture { source: config.source, shared, roots, warnings, threads, signals })
     }
 
     #[must_use]
     pub fn status(&self) -> CaptureStatus {
-        CaptureStatus::default()
+        let recorder = &self.shared.recorder;
+        let writer = recorder.sink().status();
+        let counters = &self.shared.counters;
+        let cpu = rustix::time::clock_gettime(ClockId::ProcessCPUTime);
+        CaptureStatus {
+            source: self.source.clone(),
+            pid: rustix::process::getpid().as_raw_nonzero().get().unsigned_abs(),
+            roots: self.roots.iter().map(Running::status).collect(),
+            recording: recorder.is_recording() && writer.failure.is_none(),
+            failure: recorder.failure().or(writer.failure),
+            image: self.shared.pending.progress(),
+            written: writer.written,
+            written_time: writer.written_time,
+            durable: writer.durable,
+            lag_ms: millis(writer.lag),
+            queue_bytes: writer.queue_bytes,
+            queue_bytes_max: writer.queue_bytes_max,
+            captured_bytes: writer.captured_bytes,
+            stored_bytes: writer.stored_bytes,
+            journal_syncs: writer.syncs,
+            cpu_ms: millis(Duration::new(cpu.tv_sec.unsigned_abs(), cpu.tv_nsec as u32)),
+            files: self.shared.table.len() as u64,
+            reads: counters.reads.load(Ordering::Relaxed),
+            writes: counters.writes.load(Ordering::Relaxed),
+            syncs: counters.syncs.load(Ordering::Relaxed),
+            warnings: self.warnings.clone(),
+        }
     }
 
     /// Records a bookmark and returns once it is durable.
@@ -103,8 +158,11 @@ impl Capture {
     /// # Errors
     /// The sink's failure.
     pub fn bookmark(&self, name: &str) -> Result<Position, SinkError> {
-        let _ = name;
-        Err(SinkError::Closed)
+        let sink = self.shared.recorder.sink();
+        let position =
+            sink.append(crate::types::ChangeBody::Mark(Mark::Bookmark { name: name.to_owned() }))?;
+        sink.commit(position)?;
+        Ok(position)
     }
 
     /// Makes everything recorded so far readable.
@@ -112,20 +170,32 @@ impl Capture {
     /// # Errors
     /// The sink's failure.
     pub fn seal(&self) -> Result<Position, SinkError> {
-        Err(SinkError::Closed)
+        self.shared.recorder.sink().seal()
     }
 
     /// Waits until a stop is asked for ([`Capture::request_stop`]) or every root was unmounted from outside.
-    pub fn wait(&self) {}
+    pub fn wait(&self) {
+        let mut asked = self.signals.asked.lock();
+        while !asked.stop && !self.roots.iter().all(|root| root.session.is_ended()) {
+            self.signals.changed.wait_for(&mut asked, LOOK);
+        }
+    }
 
-    /// Ends [`Capture::wait`]; safe to call from a thread that handles signals.
-    pub fn request_stop(&self) {}
+    /// Ends [`Capture::wait`]; for any thread.
+    pub fn request_stop(&self) {
+        self.signals.asked.lock().stop = true;
+        self.signals.changed.notify_all();
+    }
+
+    /// Takes a request to stop back, after a stop that found a mountpoint busy.
+    pub fn withdraw_stop(&self) {
+        self.signals.asked.lock().stop = false;
+    }
 
     /// Whether the image is complete, waiting up to `patience` for it.
     #[must_use]
-    pub fn wait_for_image(&self, patience: std::time::Duration) -> bool {
-        let _ = patience;
-        false
+    pub fn wait_for_image(&self, patience: Duration) -> bool {
+        self.shared.pending.wait_complete(patience)
     }
 
     /// Ends in good order: no root is unmounted if any is in use. The sink is left open: the caller closes
@@ -134,6 +204,220 @@ impl Capture {
     /// # Errors
     /// `CaptureError::Busy` names who uses a mountpoint; everything then goes on.
     pub fn stop(&self) -> Result<Stopped, CaptureError> {
-        Ok(Stopped { position: None, catalogue: None })
+        for root in &self.roots {
+            root.refuse_busy()?;
+        }
+        for root in &self.roots {
+            root.unmount()?;
+        }
+        self.end_threads();
+        let recorder = &self.shared.recorder;
+        // Bytes that only the kernel has could be lost with the power while their times were kept.
+        for root in &self.roots {
+            rustix::fs::syncfs(&root.fd).map_err(|errno| system("sync the backing file system", errno))?;
+        }
+        if !recorder.is_recording() {
+            return Ok(Stopped { position: None, catalogue: None });
+        }
+        let position = recorder.sink().written();
+        recorder.sink().commit(position)?;
+        let complete = self.shared.pending.progress().complete;
+        let catalogue = if complete { self.catalogue(position) } else { None };
+        Ok(Stopped { position: Some(position), catalogue })
     }
+
+    /// What every backing file is now; `None` if that cannot be had.
+    fn catalogue(&self, position: Position) -> Option<Catalogue> {
+        let bindings: HashMap<InodeKey, FileId> = self.shared.table.bindings().into_iter().collect();
+        let mut catalogue = Catalogue { position, files: HashMap::new() };
+        for root in &self.roots {
+            if let Err(errno) = note_files(&root.fd, &bindings, &mut catalogue) {
+                let path = root.config.data_dir.display();
+                tracing::warn!("the next start reads all files: cannot list {path}: {errno}");
+                return None;
+            }
+        }
+        Some(catalogue)
+    }
+
+    fn end_threads(&self) {
+        self.shared.pending.end();
+        self.signals.asked.lock().end_heartbeats = true;
+        self.signals.changed.notify_all();
+        for thread in self.threads.lock().drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of capture panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        self.end_threads();
+    }
+}
+
+impl Running {
+    fn status(&self) -> RootStatus {
+        RootStatus {
+            label: self.config.label.clone(),
+            data_dir: self.config.data_dir.clone(),
+            mountpoint: self.config.mountpoint.clone(),
+            serving: !self.session.is_ended(),
+        }
+    }
+
+    fn users(&self) -> Option<String> {
+        users::users(|key, _| key.device == self.device)
+    }
+
+    fn refuse_busy(&self) -> Result<(), CaptureError> {
+        match if self.session.is_ended() { None } else { self.users() } {
+            Some(users) => Err(CaptureError::Busy { mountpoint: self.config.mountpoint.clone(), users }),
+            None => Ok(()),
+        }
+    }
+
+    fn unmount(&self) -> Result<(), CaptureError> {
+        let mountpoint = self.config.mountpoint.clone();
+        self.session.unmount().map_err(|error| match error.kind() {
+            std::io::ErrorKind::ResourceBusy => CaptureError::Busy {
+                users: self.users().unwrap_or_else(|| "a process that cannot be seen from here".to_owned()),
+                mountpoint,
+            },
+            _ => CaptureError::Unmount { mountpoint, source: Arc::new(error) },
+        })
+    }
+}
+
+/// Refuses to start while somebody would write past us.
+fn refuse_users(shared: &Shared, roots: &[OpenRoot]) -> Result<(), CaptureError> {
+    let over_itself = roots.iter().any(|root| root.config.data_dir == root.config.mountpoint);
+    let holds = |key: InodeKey, hold: Hold| (hold == Hold::Open || over_itself) && shared.table.knows(key);
+    match users::users(holds) {
+        Some(users) => {
+            let path = roots.first().map(|root| root.config.data_dir.clone()).unwrap_or_default();
+            Err(CaptureError::DataDirInUse { path, users })
+        }
+        None => Ok(()),
+    }
+}
+
+fn serve(
+    config: &CaptureConfig,
+    shared: &Arc<Shared>,
+    roots: Vec<OpenRoot>,
+    nodes: Vec<Arc<Node>>,
+) -> Result<Vec<Running>, CaptureError> {
+    let mut running = Vec::with_capacity(roots.len());
+    for (root, node) in roots.into_iter().zip(nodes) {
+        let options = SessionOptions {
+            name: format!("pitgate:{}", config.source),
+            subtype: SUBTYPE.to_owned(),
+            threads: if config.threads == 0 { SessionOptions::default().threads } else { config.threads },
+            // Only root may let others in without the system's configuration allowing it.
+            allow_other: rustix::process::geteuid().is_root(),
+            default_permissions: true,
+            ..SessionOptions::default()
+        };
+        let mountpoint = root.config.mountpoint.clone();
+        let failed = |error: std::io::Error| CaptureError::Mount {
+            mountpoint: mountpoint.clone(),
+            reason: mount_problem(&error),
+        };
+        let file_system = Arc::new(PassThrough::new(Arc::clone(shared), node));
+        let session = Session::mount(file_system, &mountpoint, &options).map_err(failed)?;
+        let device = rustix::fs::stat(&mountpoint).map_err(|errno| failed(errno.into()))?.st_dev;
+        running.push(Running { config: root.config, session, device, fd: root.fd });
+    }
+    Ok(running)
+}
+
+fn mount_problem(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => format!("{error}: is /dev/fuse there (modprobe fuse)?"),
+        std::io::ErrorKind::PermissionDenied => {
+            format!("{error}: run as root, or install fuse3 and own the mountpoint")
+        }
+        _ => error.to_string(),
+    }
+}
+
+fn start_threads(
+    shared: &Arc<Shared>,
+    image: Option<Arc<dyn Image>>,
+    signals: &Arc<Signals>,
+) -> Result<Mutex<Vec<JoinHandle<()>>>, CaptureError> {
+    let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
+        std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(body)
+            .map_err(|error| CaptureError::System { doing: "start a thread", source: Arc::new(error) })
+    };
+    let reader = Arc::clone(shared);
+    let (beating, asked) = (Arc::clone(shared), Arc::clone(signals));
+    Ok(Mutex::new(vec![
+        spawn("capture-image", Box::new(move || image::read_pending(&reader, image.as_ref())))?,
+        spawn("capture-pulse", Box::new(move || beat(&beating, &asked)))?,
+    ]))
+}
+
+/// Records heartbeats, so that "nothing changed" and "capture was dead" can be told apart, and bounds what an
+/// asynchronous journal may lose.
+fn beat(shared: &Shared, signals: &Signals) {
+    loop {
+        {
+            let mut asked = signals.asked.lock();
+            let end = |asked: &mut Asked| !asked.end_heartbeats;
+            signals.changed.wait_while_for(&mut asked, end, HEARTBEAT);
+            if asked.end_heartbeats {
+                return;
+            }
+        }
+        if let Ok(position) = shared.recorder.record_mark(Mark::Heartbeat) {
+            shared.recorder.request_commit(position);
+        }
+    }
+}
+
+/// Notes the state of every regular file below a directory.
+fn note_files(
+    directory: impl AsFd,
+    bindings: &HashMap<InodeKey, FileId>,
+    catalogue: &mut Catalogue,
+) -> Result<(), Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let listed = rustix::fs::openat(directory.as_fd(), ".", flags, rustix::fs::Mode::empty())?;
+    for name in backing::list_names(&listed)? {
+        let stat = rustix::fs::statat(&listed, &name[..], AtFlags::SYMLINK_NOFOLLOW)?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => {
+                let inner = rustix::fs::openat(&listed, &name[..], flags, rustix::fs::Mode::empty())?;
+                note_files(&inner, bindings, catalogue)?;
+            }
+            FileType::RegularFile => {
+                if let Some(&file) = bindings.get(&InodeKey::of(&stat)) {
+                    catalogue.files.insert(file, Known::of(&stat));
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn system(doing: &'static str, errno: Errno) -> CaptureError {
+    CaptureError::System { doing, source: Arc::new(errno.into()) }
+}
+
+/// Whether a capture serves this mountpoint, by the table of mounts.
+#[must_use]
+pub fn is_captured(mountpoint: &Path) -> bool {
+    crate::io::mounted_on(mountpoint)
+        .is_ok_and(|entry| entry.is_some_and(|entry| entry.kind == format!("fuse.{SUBTYPE}")))
 }

@@ -148,6 +148,24 @@ pub fn unmount(mountpoint: &Path, device: (u32, u32), lazily: bool) -> io::Resul
     }
 }
 
+/// Takes a FUSE mount whose process died out of the tree; returns whether there was one.
+///
+/// # Errors
+/// The operating system's, if it cannot be removed.
+pub fn detach_dead(mountpoint: &Path) -> io::Result<bool> {
+    let mut found = false;
+    // A dead mount answers nothing but this, so its path cannot be resolved.
+    while matches!(rustix::fs::stat(mountpoint), Err(Errno::NOTCONN)) {
+        found = true;
+        match rustix::mount::unmount(mountpoint, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH) {
+            Ok(()) => {}
+            Err(Errno::PERM) => unmount_by_helper(mountpoint, true)?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(found)
+}
+
 fn unmount_by_helper(mountpoint: &Path, lazily: bool) -> io::Result<()> {
     let mut command = Command::new(HELPER);
     command.arg("-u").args(lazily.then_some("-z")).arg("--").arg(mountpoint).env("LC_ALL", "C");
