@@ -17,11 +17,14 @@ struct Walk {
     first: Option<Moment>,
     /// Why there is a gap now, and the last moment before it.
     gap: Option<(Moment, String)>,
+    /// Changes of this epoch are lost without anybody knowing of which files. Its writer did not know either, so
+    /// nothing that it said later heals that; the next epoch begins with a comparison that does.
+    lost: bool,
 }
 
 impl Walk {
     fn begin(&mut self, at: Moment) {
-        if self.first.is_some() {
+        if self.first.is_some() || self.lost {
             return;
         }
         self.first = Some(at);
@@ -46,14 +49,16 @@ pub(super) fn of(segments: &[SegmentEntry]) -> Coverage {
         if let Some(before) = previous {
             if before.id.epoch != segment.id.epoch {
                 walk.end(before.last(), "capture ended without a clean stop");
+                walk.lost = false;
             } else if before.last().position.next() != segment.first().position {
                 walk.end(before.last(), "a segment is missing");
+                walk.lost = true;
             }
         }
         follow(&mut walk, segment, previous.map(SegmentEntry::last));
         previous = Some(segment);
     }
-    let Walk { mut coverage, first, gap } = walk;
+    let Walk { mut coverage, first, gap, .. } = walk;
     match (first, previous) {
         (Some(first), Some(segment)) => coverage.ranges.push(Range { first, last: segment.last() }),
         _ => {
@@ -66,6 +71,7 @@ pub(super) fn of(segments: &[SegmentEntry]) -> Coverage {
 }
 
 fn follow(walk: &mut Walk, segment: &SegmentEntry, previous: Option<Moment>) {
+    let lost_from = losses(&segment.damaged).map(|(position, _)| position).min();
     let mut breaks = segment.breaks.iter().peekable();
     let mut end_before = |walk: &mut Walk, position: Option<Position>| {
         while let Some(broken) =
@@ -79,6 +85,7 @@ fn follow(walk: &mut Walk, segment: &SegmentEntry, previous: Option<Moment>) {
     };
     for mark in &segment.marks {
         end_before(walk, Some(mark.position));
+        walk.lost |= lost_from.is_some_and(|lost| lost <= mark.position);
         let at = Moment { position: mark.position, time: mark.time };
         match &mark.mark {
             Mark::CoverageBegin => walk.begin(at),
@@ -88,6 +95,13 @@ fn follow(walk: &mut Walk, segment: &SegmentEntry, previous: Option<Moment>) {
         }
     }
     end_before(walk, None);
+    walk.lost |= lost_from.is_some();
+}
+
+/// Damage that hides changes, with the first change hidden. Contained damage hides nothing: reading what it
+/// took fails.
+fn losses(damaged: &[DamagedPlace]) -> impl Iterator<Item = (Position, &DamagedPlace)> {
+    damaged.iter().filter(|place| !place.contained).filter_map(|place| Some((place.positions?.0, place)))
 }
 
 /// Where mountable positions end in a segment: at `CoverageEnd` marks and at the first lost change of each
@@ -97,11 +111,7 @@ pub(super) fn breaks(marks: &[MarkAt], damaged: &[DamagedPlace], times: &TimeTab
         Mark::CoverageEnd { reason } => Some((mark.position, reason.clone())),
         _ => None,
     });
-    // Contained damage hides nothing: reading what it took fails.
-    let losses = damaged
-        .iter()
-        .filter(|place| !place.contained)
-        .filter_map(|place| Some((place.positions?.0, format!("{place} is damaged"))));
+    let losses = losses(damaged).map(|(position, place)| (position, format!("{place} is damaged")));
     let mut breaks: Vec<_> = ends
         .chain(losses)
         .map(|(position, reason)| {
