@@ -82,6 +82,12 @@ impl IndexBuilder {
         self.sizes.push(size);
     }
 
+    /// Memory in use. [`IndexBuilder::finish`] needs about as much again for the largest file.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.events.capacity() * size_of::<(u64, Event)>() + self.sizes.capacity() * size_of::<Size>()
+    }
+
     /// Bytes that [`IndexBuilder::finish`] gives at the most; for reserving room. Seldom reached by half.
     #[must_use]
     pub fn len_bytes_max(&self) -> u64 {

@@ -162,7 +162,8 @@ impl SegmentReader {
     #[must_use]
     pub fn records(&self) -> Records<'_> {
         let (start, end) = (HEADER_BLOCK_BYTES as u64, self.footer.records_end_bytes);
-        Records::new(self.file.as_ref(), self.id, self.seeds(), start, end)
+        let records = Records::new(self.file.as_ref(), self.id, self.seeds(), start, end);
+        records.up_to(self.summary().last_position)
     }
 
     /// Reads and checks everything: header, records, index, sections, footer.
@@ -209,7 +210,11 @@ impl SegmentReader {
             match error {
                 IndexError::Damaged { offset_bytes, block, what, .. } => {
                     let what = format!("index block {block} ({what})");
-                    places.push(self.place(&what, offset_bytes, crate::index::BLOCK_BYTES as u64));
+                    let mut place = self.place(&what, offset_bytes, crate::index::BLOCK_BYTES as u64);
+                    // The records may be sound, but which of them hold a page nobody can tell.
+                    let summary = self.summary();
+                    place.positions = Some((summary.first_position, summary.last_position));
+                    places.push(place);
                 }
                 IndexError::Storage { source, .. } => {
                     let what = format!("segment {}", self.id);

@@ -61,6 +61,8 @@ pub struct Records<'a> {
     scanner: Scanner<'a>,
     segment: SegmentId,
     seeds: Seeds,
+    /// The last position of the segment, where it is known.
+    last_position: Option<Position>,
     /// The last sound record: its position and whether its change was complete.
     last: Option<(Position, bool)>,
     /// Damage whose extent in positions the next sound record will tell.
@@ -78,7 +80,21 @@ impl<'a> Records<'a> {
         end_bytes: u64,
     ) -> Records<'a> {
         let scanner = Scanner::new(file, seeds, start_bytes, end_bytes);
-        Records { scanner, segment, seeds, last: None, pending: None, held_back: None, ended: false }
+        Records {
+            scanner,
+            segment,
+            seeds,
+            last_position: None,
+            last: None,
+            pending: None,
+            held_back: None,
+            ended: false,
+        }
+    }
+
+    /// With the last position of a sealed segment, damage at its end tells what it took.
+    pub(super) fn up_to(self, last_position: Position) -> Records<'a> {
+        Records { last_position: Some(last_position), ..self }
     }
 
     /// What the records add to index and sections, without their pages.
@@ -134,11 +150,12 @@ impl<'a> Records<'a> {
         offset_bytes: u64,
         bytes: &[u8],
         padding_is_zero: bool,
-    ) -> Result<Record, DamagedPlace> {
+    ) -> Result<(Record, Position), DamagedPlace> {
         let len_bytes = bytes.len() as u32;
         let raw = RawRecord::decode(bytes, self.seeds, offset_bytes);
+        let last_before = raw.as_ref().map(|raw| last_change_before(&raw.header));
         let record = raw.and_then(|raw| decode_record(&raw, offset_bytes, len_bytes));
-        let record = record.ok_or_else(|| self.place(offset_bytes, u64::from(len_bytes)))?;
+        let record = record.zip(last_before).ok_or_else(|| self.place(offset_bytes, u64::from(len_bytes)))?;
         if !padding_is_zero {
             let mut place = self.place(offset_bytes + u64::from(len_bytes), 8 - u64::from(len_bytes) % 8);
             place.what = "padding".to_owned();
@@ -169,11 +186,14 @@ impl Iterator for Records<'_> {
         let place = match found {
             None => {
                 self.ended = true;
+                if let Some(last_position) = self.last_position {
+                    self.close_pending(last_position);
+                }
                 return self.pending.take().map(|place| Err(JournalError::Damaged(place)));
             }
             Some(Found::Record { offset_bytes, bytes, padding_is_zero }) => {
                 match self.take_record(offset_bytes, &bytes, padding_is_zero) {
-                    Ok(record) => return Some(self.after_record(record)),
+                    Ok((record, last_before)) => return Some(self.after_record(record, last_before)),
                     Err(place) => place,
                 }
             }
@@ -181,7 +201,7 @@ impl Iterator for Records<'_> {
                 let mut place = self.place(offset_bytes, len_bytes);
                 if let Some((header, extra)) = &header {
                     let position = header.stamp.position;
-                    self.close_pending(position.previous());
+                    self.close_pending(last_change_before(header));
                     let is_change = !matches!(header.kind, Kind::Flush | Kind::End);
                     place.positions = is_change.then_some((position, position));
                     place.contained = !is_change || data_head(header, extra).is_some();
@@ -202,9 +222,9 @@ impl Iterator for Records<'_> {
 
 impl Records<'_> {
     /// Gives the damage that lies before `record` first, now that its extent is known.
-    fn after_record(&mut self, record: Record) -> Result<Record, JournalError> {
+    fn after_record(&mut self, record: Record, last_before: Position) -> Result<Record, JournalError> {
         let is_change = !matches!(record.body, RecordBody::Flush { .. } | RecordBody::End);
-        self.close_pending(if is_change { record.position.previous() } else { record.position });
+        self.close_pending(last_before);
         if is_change {
             self.last = Some((record.position, !record.continues));
         }
@@ -218,11 +238,19 @@ impl Records<'_> {
     /// Says which changes the pending damage took, now that everything up to `last_missing` is missing.
     fn close_pending(&mut self, last_missing: Position) {
         let missing = self.first_missing();
-        if let Some(place) = self.pending.as_mut().filter(|place| place.positions.is_none()) {
+        let in_doubt = |place: &&mut DamagedPlace| place.positions.is_none() && !place.contained;
+        if let Some(place) = self.pending.as_mut().filter(in_doubt) {
             place.positions = (missing <= last_missing).then_some((missing, last_missing));
             place.contained |= place.positions.is_none();
         }
     }
+}
+
+/// The last change that has bytes before this record: of a change of several records its own.
+fn last_change_before(header: &Header) -> Position {
+    let position = header.stamp.position;
+    let begins = !matches!(header.kind, Kind::Flush | Kind::End) && !header.has(flag::CONTINUATION);
+    if begins { position.previous() } else { position }
 }
 
 /// A data record whose payload alone is damaged still tells which pages it holds.

@@ -67,13 +67,6 @@ impl Namespace {
         }
         let mut input = Decoder::new(&bytes[MAGIC.len()..]);
         let version = input.u32()?;
-        if version != VERSION {
-            return Err(if version > VERSION {
-                SnapshotError::Newer(version)
-            } else {
-                SnapshotError::Damaged
-            });
-        }
         let unpacked_bytes = input.u64()?;
         let packed_bytes = input.u64()?;
         let written = input.raw(32)?;

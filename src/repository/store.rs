@@ -76,9 +76,10 @@ impl Repository {
         let damaged =
             |what: &str| RepositoryError::Damaged { object: disk.display(path), what: what.to_owned() };
         let body = REPOSITORY_KIND.unframe(b"", &bytes).map_err(|error| match error {
-            FrameError::Foreign => RepositoryError::Foreign { path: disk.display(root) },
+            // Nobody else gives a file this name.
+            FrameError::Foreign => damaged("its first bytes are not its own"),
             FrameError::Newer(found) => {
-                RepositoryError::Newer { path: disk.display(root), found, known: REPOSITORY_KIND.version }
+                RepositoryError::Newer { path: disk.display(path), found, known: REPOSITORY_KIND.version }
             }
             FrameError::Damaged(what) => damaged(what),
         })?;

@@ -164,8 +164,14 @@ impl SourceCheck {
         for segment in self.history.segments() {
             let path = self.source.segment_path(segment.id);
             for place in &segment.damaged {
-                let what = format!("{place}, found by recovery; these changes are in no mountable range");
-                report.put_aside.push(self.damage(&path, what, place.positions));
+                if place.contained {
+                    let what = format!("{place}, found by recovery");
+                    let affected = place.positions.and_then(|(first, _)| self.affected_from(first));
+                    report.damages.push(self.damage(&path, what, affected));
+                } else {
+                    let what = format!("{place}, found by recovery; these changes are in no mountable range");
+                    report.put_aside.push(self.damage(&path, what, place.positions));
+                }
             }
         }
         Ok(())
