@@ -2,6 +2,7 @@
 
 mod chance;
 mod compare;
+mod damage;
 mod generator;
 mod links;
 mod overlay;

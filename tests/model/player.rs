@@ -63,9 +63,7 @@ impl Player {
     pub fn step(&mut self) {
         match self.generator.step() {
             Step::Change(change) => self.append(change),
-            Step::Commit => {
-                self.log().sync().expect("a sync on a sound disk");
-            }
+            Step::Commit => self.sync(),
             Step::Seal => self.seal(),
             Step::Advance { ns } => match u64::try_from(ns) {
                 Ok(forward) => self.clock.advance(Duration::from_nanos(forward)),
@@ -79,6 +77,11 @@ impl Player {
                 self.begin_life();
             }
         }
+    }
+
+    /// Makes everything appended so far durable.
+    pub fn sync(&mut self) {
+        self.log().sync().expect("a sync on a sound disk");
     }
 
     /// Publishes everything appended so far.
