@@ -213,7 +213,14 @@ fn compare_extents(image: &dyn Image, file: &File, id: FileId, path: &str) -> Re
         if at < data {
             same!(image.next_hole(id, at)?, at, "hole in {path} before data at {data}");
         }
-        pages.extend(data / PAGE..hole.div_ceil(PAGE));
+        let extent = data / PAGE..hole.div_ceil(PAGE);
+        if extent.end - extent.start > file.pages.len() as u64 {
+            let written = file.pages.len();
+            return Err(Difference::Wrong(format!(
+                "{path}: data from {data} to {hole}, {written} pages written"
+            )));
+        }
+        pages.extend(extent);
         at = hole;
     }
     if let Some(page) = pages.iter().find(|page| !file.pages.contains_key(page)) {

@@ -115,7 +115,9 @@ impl Generator {
             let moved = if self.chance.one_in(8) { "-moved" } else { "" };
             Bytes::from(format!("{base}/{}{moved}", String::from_utf8_lossy(&label)))
         };
-        let (mountpoint, data_dir) = (directory("/srv/pg"), directory("/backing"));
+        // Not alike, so that what lies around a root depends on the path it is seen by.
+        let (mountpoint, data_dir) =
+            (directory(["/srv/pg", "/srv", "/srv/pg"][number]), directory("/backing"));
         let (file, attributes) = match known {
             Some(Root { file, .. }) => (file, self.tree.files[&file].attributes),
             None => (self.new_file(), self.attributes(FileKind::Directory)),

@@ -205,7 +205,8 @@ impl Generator {
             root.as_ref().map_or("/none".into(), |root| String::from_utf8_lossy(&root.mountpoint));
         let data_dir = root.as_ref().map_or("/none".into(), |root| String::from_utf8_lossy(&root.data_dir));
         let name = format!("f{}", self.chance.below(12));
-        Bytes::from(match self.chance.weighted(&[3, 3, 2, 2, 2, 2, 1, 1, 1]) {
+        let label = root.as_ref().map_or("none".into(), |root| String::from_utf8_lossy(&root.label));
+        Bytes::from(match self.chance.weighted(&[3, 3, 2, 2, 2, 2, 1, 1, 1, 2, 2]) {
             0 => name,
             1 => format!("{mountpoint}/{name}"),
             2 => format!("{data_dir}/{name}/f1"),
@@ -214,6 +215,8 @@ impl Generator {
             5 => format!("{mountpoint}er/{name}"),
             6 => mountpoint.into_owned(),
             7 => format!("{mountpoint}/../{name}"),
+            8 => format!("../{label}/{name}"),
+            9 => format!("../../{label}/{name}"),
             _ => format!("//{}/./f2//f3", mountpoint.trim_start_matches('/')),
         })
     }
