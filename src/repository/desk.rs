@@ -122,7 +122,12 @@ impl Source {
             Ok(namespace) => {
                 desk.namespace = namespace;
                 desk.namespace.drop_nameless();
-                self.beginning(history.segments().last(), last_epoch)?
+                // Without damage the catalogue may be trusted; else everything is compared, which mends
+                // what storage lost and the files still have.
+                match self.beginning(history.segments().last(), last_epoch)? {
+                    Beginning::CleanStop { .. } if !report.damages.is_empty() => Beginning::Crash,
+                    beginning => beginning,
+                }
             }
             Err(RepositoryError::NamesLost { what, .. }) => {
                 desk.namespace.raise_next_file(beyond_all_files(&history));
@@ -200,6 +205,10 @@ impl Source {
         let mut manifest =
             Manifest::load(self.disk(), &self.path(Path::new("manifest")), self.whole_identity())?;
         let mut report = RecoveryReport { damages: manifest.damages.clone(), ..RecoveryReport::default() };
+        if !manifest.damages.is_empty() {
+            self.find_snapshots(&mut manifest)?;
+            self.find_old_segments(&mut manifest, cache)?;
+        }
         let recovered = self.recover_segments(&manifest)?;
         let mut events = Vec::new();
         for one in &recovered {
@@ -212,9 +221,6 @@ impl Source {
                 events.push(Event::Sealed(self.entry_of(sealed, &times)));
             }
         }
-        if !manifest.damages.is_empty() {
-            self.find_snapshots(&mut manifest)?;
-        }
         if !events.is_empty() {
             manifest.publish(events)?;
         }
@@ -222,9 +228,31 @@ impl Source {
             // What was damaged is not needed any more once a base says it all.
             manifest.write_base()?;
         }
+        let files = self.segment_files()?;
+        for id in manifest.state.segments.keys().filter(|id| files.binary_search(id).is_err()) {
+            report.damages.push(format!("segment {id} is missing"));
+        }
         let last = manifest.state.segments.values().next_back();
         report.durable_position = last.map_or(Position::ZERO, |segment| segment.summary.last_position);
         Ok((manifest, recovered, report))
+    }
+
+    /// Adds the segments that a damaged manifest does not name by what their footers say. A writer has at most
+    /// two segments that are not published; whatever is older was, and need not be read through again.
+    fn find_old_segments(
+        &self,
+        manifest: &mut Manifest,
+        cache: &Arc<BlockCache>,
+    ) -> Result<(), RepositoryError> {
+        let files = self.segment_files()?;
+        for &id in &files[..files.len().saturating_sub(2)] {
+            if !manifest.state.segments.contains_key(&id)
+                && let Some(entry) = self.entry_from_footer(id, cache)?
+            {
+                manifest.state.apply(Event::Sealed(entry));
+            }
+        }
+        Ok(())
     }
 
     /// Recovers the segments that the manifest does not name, the last first: whether a tail is torn or
@@ -258,7 +286,7 @@ impl Source {
         let stop = last.marks.last().filter(|mark| mark.mark == Mark::CleanStop);
         let is_last = stop.is_some_and(|stop| stop.position == last.summary.last_position);
         // A later life that recorded nothing may still have changed files.
-        if !is_last || last_epoch.is_some_and(|epoch| epoch != last.id.epoch) || !last.damaged.is_empty() {
+        if !is_last || last_epoch.is_some_and(|epoch| epoch != last.id.epoch) {
             return Ok(Beginning::Crash);
         }
         Ok(Beginning::CleanStop { catalogue: catalogue(self, last.summary.last_position)? })

@@ -25,3 +25,6 @@ pub use seat::{Beginning, Holder, RecoveryReport, Seat};
 pub use source::{Source, SourceOptions};
 pub use store::{Access, Identity, Repository};
 pub use verify::{Damage, VerifyProgress, VerifyReport};
+
+#[cfg(test)]
+mod tests;

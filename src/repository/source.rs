@@ -211,16 +211,8 @@ impl Source {
             if manifest.state.segments.contains_key(&id) {
                 continue;
             }
-            match self.entry_from_footer(id, cache) {
-                Ok(entry) => manifest.state.apply(Event::Sealed(entry)),
-                // Still open, or just removed because it held nothing.
-                Err(RepositoryError::Journal {
-                    source: JournalError::NotSealed { .. } | JournalError::Damaged(_),
-                    ..
-                }) => {}
-                Err(RepositoryError::Journal { source: JournalError::Storage { source, .. }, .. })
-                    if source.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
+            if let Some(entry) = self.entry_from_footer(id, cache)? {
+                manifest.state.apply(Event::Sealed(entry));
             }
         }
         if !manifest.damages.is_empty() {
@@ -241,26 +233,42 @@ impl Source {
         Ok(())
     }
 
-    fn entry_from_footer(
+    /// What a segment says of itself; `None` if it is open, was just removed because it held nothing, or
+    /// cannot say.
+    pub(super) fn entry_from_footer(
         &self,
         id: SegmentId,
         cache: &Arc<BlockCache>,
+    ) -> Result<Option<SegmentEntry>, RepositoryError> {
+        let entry = self.open_segment(id, cache).and_then(|reader| self.entry_of_reader(id, &reader));
+        match entry {
+            Ok(entry) => Ok(Some(entry)),
+            Err(RepositoryError::Journal {
+                source: JournalError::NotSealed { .. } | JournalError::Damaged(_),
+                ..
+            }) => Ok(None),
+            Err(RepositoryError::Journal { source: JournalError::Storage { source, .. }, .. })
+                if source.kind() == std::io::ErrorKind::NotFound =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn entry_of_reader(
+        &self,
+        id: SegmentId,
+        reader: &SegmentReader,
     ) -> Result<SegmentEntry, RepositoryError> {
-        let reader = self.open_segment(id, cache)?;
         let failed = |error| self.journal_error(id, error);
-        let path = self.segment_path(id);
-        let len_bytes = self
-            .disk()
-            .open(&path)
-            .and_then(|file| file.len())
-            .map_err(|error| storage(&**self.disk(), "read", &path, error))?;
         let times = reader.times().map_err(failed)?;
         let marks = reader.marks().map_err(failed)?;
         let damaged = reader.damaged().to_vec();
         let breaks = coverage::breaks(&marks, &damaged, &times);
         Ok(SegmentEntry {
             id,
-            len_bytes,
+            len_bytes: reader.len_bytes(),
             digest: None,
             summary: reader.summary().clone(),
             marks,
