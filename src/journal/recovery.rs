@@ -154,9 +154,12 @@ fn find_sealed(
     }))
 }
 
-/// Writes what the file holds once more. A sync that failed may have left bytes in memory that the system
-/// takes for stored: they can be read, and no later sync would store them.
+/// Writes what the file holds once more, its size included. A sync that failed may have left bytes in memory
+/// that the system takes for stored: they can be read, and no later sync would store them.
 fn write_again(file: &dyn DiskFile, start_bytes: u64, end_bytes: u64) -> std::io::Result<()> {
+    let size = file.len()?;
+    file.set_len(size + 1)?;
+    file.set_len(size)?;
     let mut buf = vec![0; 1 << 20];
     let mut at = start_bytes;
     while at < end_bytes {
