@@ -1,0 +1,6 @@
+//! Views and overlays served over FUSE to this machine's kernel. Needs `/dev/fuse` and leave to mount.
+
+mod base;
+mod behaviour;
+mod stage;
+mod twin;
