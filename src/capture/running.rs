@@ -187,11 +187,6 @@ impl Capture {
         self.signals.changed.notify_all();
     }
 
-    /// Takes a request to stop back, after a stop that found a mountpoint busy.
-    pub fn withdraw_stop(&self) {
-        self.signals.asked.lock().stop = false;
-    }
-
     /// Whether the image is complete, waiting up to `patience` for it.
     #[must_use]
     pub fn wait_for_image(&self, patience: Duration) -> bool {
@@ -202,13 +197,12 @@ impl Capture {
     /// it, which marks the clean stop.
     ///
     /// # Errors
-    /// `CaptureError::Busy` names who uses a mountpoint; everything then goes on.
+    /// `CaptureError::Busy` names who uses a mountpoint; everything then goes on, and [`Capture::wait`] waits
+    /// for another request.
     pub fn stop(&self) -> Result<Stopped, CaptureError> {
-        for root in &self.roots {
-            root.refuse_busy()?;
-        }
-        for root in &self.roots {
-            root.unmount()?;
+        if let Err(error) = self.unmount_all() {
+            self.signals.asked.lock().stop = false;
+            return Err(error);
         }
         self.end_threads();
         let recorder = &self.shared.recorder;
@@ -224,6 +218,12 @@ impl Capture {
         let complete = self.shared.pending.progress().complete;
         let catalogue = if complete { self.catalogue(position) } else { None };
         Ok(Stopped { position: Some(position), catalogue })
+    }
+
+    /// Unmounts every root, unless any is in use.
+    fn unmount_all(&self) -> Result<(), CaptureError> {
+        self.roots.iter().try_for_each(Running::refuse_busy)?;
+        self.roots.iter().try_for_each(Running::unmount)
     }
 
     /// What every backing file is now; `None` if that cannot be had.

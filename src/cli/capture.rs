@@ -186,6 +186,8 @@ fn check_directories(config: &CaptureConfig) -> Result<(), CaptureError> {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                     return Err(CaptureError::Missing { what, path: path.clone() });
                 }
+                // A killed capture left its mount there; the start removes it.
+                Err(error) if error.kind() == std::io::ErrorKind::NotConnected => {}
                 Err(error) => {
                     return Err(CaptureError::Backing { path: path.clone(), source: Arc::new(error) });
                 }

@@ -6,6 +6,7 @@ mod bad_input;
 mod capture_mount;
 mod deadline;
 mod full_disk;
+mod lives;
 mod postgresql;
 mod server;
 mod site;
