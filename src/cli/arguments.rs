@@ -9,6 +9,7 @@ use clap::Args;
 use crate::index::BlockCache;
 use crate::io::{Randomness, RealDisk, SystemRandomness};
 use crate::repository::{Access, Identity, Repository, Source};
+use crate::types::{ParsePointError, Point};
 
 /// Index blocks that a command keeps in memory.
 const BLOCK_CACHE_BYTES: u64 = 64 << 20;
@@ -53,6 +54,11 @@ pub fn open_repository(path: &Path, access: Access) -> Result<Repository> {
     }
     let disk = RealDisk::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
     Ok(Repository::open(Arc::new(disk), access)?)
+}
+
+/// A point as the user wrote it, once it is known to be one; answers show it in these words.
+pub fn point_text(text: &str) -> Result<String, ParsePointError> {
+    text.parse::<Point>().map(|_| text.to_owned())
 }
 
 pub fn block_cache() -> Arc<BlockCache> {

@@ -85,7 +85,7 @@ fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    start_log();
+    start_log(&arguments.command);
     let output = Output::new(arguments.output);
     match dispatch(arguments.command, &output) {
         Ok(status) => ExitCode::from(status),
@@ -112,12 +112,17 @@ fn dispatch(command: Command, output: &Output) -> anyhow::Result<u8> {
     }
 }
 
-/// The log goes to stderr; `PITGATE_LOG` chooses its detail, such as `debug` or `pitgate::capture=trace`.
-fn start_log() {
+/// The log goes to stderr; `PITGATE_LOG` chooses its detail, such as `debug` or `pitgate::capture=trace`. Only what
+/// runs for long says when.
+fn start_log(command: &Command) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("PITGATE_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     // A second start in one process finds the log running; that is fine.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    let _ = match command {
+        Command::Capture(_) | Command::Mount(mount::Command::Run(_)) => log.try_init(),
+        _ => log.without_time().with_target(false).try_init(),
+    };
 }
 
 #[cfg(test)]

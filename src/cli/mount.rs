@@ -6,11 +6,10 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use super::arguments::SourceArguments;
+use super::arguments::{SourceArguments, point_text};
 use super::output::{Output, Table, local_and_utc, size};
 use super::{DONE, protect};
 use crate::mount::{self, MountRecord, MountRequest, Registry, state_directory};
-use crate::types::Point;
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -40,8 +39,8 @@ pub struct MountArguments {
     #[command(flatten)]
     source: SourceArguments,
     /// latest, a time, -10m, @POSITION or bookmark:NAME
-    #[arg(long, value_name = "POINT", allow_hyphen_values = true)]
-    at: Point,
+    #[arg(long, value_name = "POINT", allow_hyphen_values = true, value_parser = point_text)]
+    at: String,
     /// Refuse every change; without it changes go to a private overlay
     #[arg(long)]
     read_only: bool,
@@ -107,7 +106,7 @@ fn request(arguments: MountArguments) -> Result<MountRequest> {
     Ok(MountRequest {
         repository: absolute(arguments.source.repository.repo)?,
         source: arguments.source.source,
-        at: arguments.at.to_string(),
+        at: arguments.at,
         mountpoint,
         read_only: arguments.read_only,
         overlay,

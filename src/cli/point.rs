@@ -4,12 +4,12 @@ use anyhow::{Result, bail};
 use clap::Subcommand;
 use serde::Serialize;
 
-use super::arguments::SourceArguments;
+use super::arguments::{SourceArguments, point_text};
 use super::output::{MomentShown, Output, Table, local_and_utc, rfc3339};
 use super::{DONE, history};
 use crate::capture::{ControlReply, ControlRequest};
 use crate::repository::{Access, History, Moment};
-use crate::types::{Point, Position};
+use crate::types::Position;
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -23,8 +23,8 @@ pub enum Command {
         #[command(flatten)]
         source: SourceArguments,
         /// latest, a time, -10m, @POSITION or bookmark:NAME
-        #[arg(allow_hyphen_values = true)]
-        point: Point,
+        #[arg(allow_hyphen_values = true, value_parser = point_text)]
+        point: String,
     },
     /// Give this moment a name; returns once it is durable. Needs a running capture
     Bookmark {
@@ -140,10 +140,10 @@ struct ResolvedShown {
     time: String,
 }
 
-fn resolve(arguments: &SourceArguments, point: &Point, output: &Output) -> Result<u8> {
-    let (_, _, resolved) = history::resolve(arguments, point)?;
+fn resolve(arguments: &SourceArguments, point: &str, output: &Output) -> Result<u8> {
+    let resolved = history::resolve(arguments, point)?.resolved;
     let shown = ResolvedShown {
-        requested: point.to_string(),
+        requested: point.to_owned(),
         position: resolved.position,
         time: rfc3339(resolved.time),
     };

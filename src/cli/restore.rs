@@ -6,12 +6,13 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use super::arguments::SourceArguments;
+use super::arguments::{SourceArguments, point_text};
 use super::output::{Output, local_and_utc, rfc3339, size};
 use super::{DONE, history, protect, repo};
 use crate::io::{Clock, SystemClock};
+use crate::mount::ResolvedPoint;
 use crate::recovery::{Progress, RestoreOptions, Stage, restore};
-use crate::types::{Point, Position};
+use crate::types::Position;
 use crate::view::{View, ViewCache};
 
 /// Decoded pages kept in memory.
@@ -22,8 +23,8 @@ pub struct RestoreArguments {
     #[command(flatten)]
     source: SourceArguments,
     /// latest, a time, -10m, @POSITION or bookmark:NAME
-    #[arg(long, value_name = "POINT", allow_hyphen_values = true)]
-    at: Point,
+    #[arg(long, value_name = "POINT", allow_hyphen_values = true, value_parser = point_text)]
+    at: String,
     /// A new or empty directory
     #[arg(long, value_name = "DIR")]
     to: PathBuf,
@@ -57,7 +58,7 @@ pub fn run(arguments: &RestoreArguments, output: &Output) -> Result<u8> {
     let to = std::path::absolute(&arguments.to)?;
     protect::refuse_inside_captures("the destination", &to)?;
     let begin = SystemClock.monotonic();
-    let (source, history, resolved) = history::resolve(&arguments.source, &arguments.at)?;
+    let ResolvedPoint { source, history, resolved } = history::resolve(&arguments.source, &arguments.at)?;
     let view = View::open(history, resolved.position, ViewCache::new(CACHE_BYTES))?;
 
     let bar = output.progress("copying");
@@ -76,7 +77,7 @@ pub fn run(arguments: &RestoreArguments, output: &Output) -> Result<u8> {
     let elapsed = SystemClock.monotonic().saturating_sub(begin);
     let shown = RestoredShown {
         source: source.name().to_owned(),
-        requested: arguments.at.to_string(),
+        requested: arguments.at.clone(),
         position: resolved.position,
         time: rfc3339(resolved.time),
         to,

@@ -17,5 +17,6 @@ pub use detached::{create, remove};
 pub use error::MountError;
 pub use export::{Export, RangeOperation, Room, Setting, Stat};
 pub use fuse::FuseExport;
+pub use point::{ResolvedPoint, history_up_to_now, resolve};
 pub use registry::{MountRecord, Registry, Via, state_directory};
 pub use worker::{MountRequest, run};

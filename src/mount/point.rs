@@ -12,13 +12,17 @@ use crate::repository::{Access, History, Holder, Repository, RepositoryError, Re
 use crate::types::Point;
 
 /// What a request resolves to.
-pub(super) struct ResolvedPoint {
+pub struct ResolvedPoint {
     pub source: Source,
     pub history: Arc<History>,
     pub resolved: Resolved,
 }
 
-pub(super) fn resolve(
+/// What `at` stands for, and the history that holds it: up to now, if the point may lie there.
+///
+/// # Errors
+/// `MountError::Point`, `MountError::Repository`, `MountError::Capture`; `MountError` says what is mountable instead.
+pub fn resolve(
     repository: &Path,
     source_name: &str,
     at: &str,
@@ -37,6 +41,23 @@ pub(super) fn resolve(
     Ok(ResolvedPoint { source, history: Arc::new(history), resolved })
 }
 
+/// A source with everything recorded up to now made readable.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn history_up_to_now(
+    repository: &Path,
+    source_name: &str,
+    cache: &Arc<BlockCache>,
+) -> Result<(Source, Arc<History>), MountError> {
+    let source = open(repository, Access::Read)?.source(source_name)?;
+    if source.has_open_segment()? {
+        seal(repository, &source, cache)?;
+    }
+    let history = source.history(cache)?;
+    Ok((source, Arc::new(history)))
+}
+
 fn open(repository: &Path, access: Access) -> Result<Repository, MountError> {
     let disk = RealDisk::open(repository).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => {
@@ -51,7 +72,11 @@ fn open(repository: &Path, access: Access) -> Result<Repository, MountError> {
 fn seal(repository: &Path, source: &Source, cache: &Arc<BlockCache>) -> Result<(), MountError> {
     let socket = control_socket(&state_directory()?, &source.repository().identity().0, source.name());
     match ControlClient::ask(&socket, &ControlRequest::Seal) {
-        Ok(ControlReply::Refused { reason }) => return Err(ControlError::Refused(reason).into()),
+        // What is sealed already can still be mounted; the point may not be in it.
+        Ok(ControlReply::Refused { reason }) | Err(ControlError::Refused(reason)) => {
+            tracing::warn!("the newest changes are not readable: {reason}");
+            return Ok(());
+        }
         Ok(_) => return Ok(()),
         Err(ControlError::NotRunning { .. }) => {}
         Err(error) => return Err(error.into()),

@@ -42,8 +42,11 @@ fn a_newer_format_is_named() {
     let site = Site::new(&["data"]);
     let header = site.repository.join("pitgate-repository");
     let mut bytes = fs::read(&header).unwrap();
-    // Magic of 8 bytes, then the version.
+    // Magic of 8 bytes, then the version; a digest of all that comes before it at the end.
     bytes[8..12].copy_from_slice(&99u32.to_le_bytes());
+    let signed = bytes.len() - 32;
+    let digest = blake3::Hasher::new().update(&0u64.to_le_bytes()).update(&bytes[..signed]).finalize();
+    bytes[signed..].copy_from_slice(digest.as_bytes());
     fs::write(&header, bytes).unwrap();
     assert_says(&site.refused(&["repo", "show", text(&site.repository)]), &["99", "newer pitgate"]);
 }
@@ -61,7 +64,7 @@ fn sources_and_points_that_do_not_exist_are_named() {
     site.source_json(&["point", "bookmark"], &["known"]);
     let resolve = |point: &str| site.refused(&site.of_source(&["point", "resolve"], &["--", point]));
     assert_says(&resolve("bookmark:unknown"), &["unknown", "`known`"]);
-    assert_says(&resolve("2999-01-01T00:00:00Z"), &["future"]);
+    assert_says(&resolve("2200-01-01T00:00:00Z"), &["future"]);
     assert_says(&resolve("2001-01-01T00:00:00Z"), &["not covered", "first point is"]);
     assert_says(&resolve("@99999999999"), &["@99999999999"]);
     assert_says(&resolve("-30d"), &["not covered"]);
@@ -91,7 +94,9 @@ fn a_second_writer_is_refused_by_name() {
 fn a_directory_is_captured_once() {
     let site = Site::new(&["data"]);
     let capture = site.start_capture(&[]);
-    let root = format!("{}:{}", site.data().display(), site.path("state").display());
+    let elsewhere = site.path("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    let root = format!("{}:{}", site.data().display(), elsewhere.display());
     let words = ["capture", "--repo", text(&site.repository), "--source", "second", "--root", &root];
     let message = site.refused(&words);
     assert_says(&message, &[text(site.data())]);
