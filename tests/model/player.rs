@@ -5,16 +5,28 @@ use std::time::Duration;
 
 use pitgate::index::BlockCache;
 use pitgate::io::{SimClock, SimDisk};
-use pitgate::journal::{Log, LogConfig};
+use pitgate::journal::{Log, LogConfig, Writer, WriterConfig};
 use pitgate::repository::{History, Holder, Identity, Repository, Seat, Source, SourceOptions};
-use pitgate::types::{ChangeBody, Mark, Position, Time};
+use pitgate::types::{ChangeBody, ChangeSink, Mark, Position, Time};
 
 use crate::generator::{Generator, Step};
 use crate::reference::Reference;
 
+/// What takes the changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// The journal's core: everything follows from the seed and the calls.
+    Log,
+    /// The writer with its threads, as capture uses it: what is batched and sealed when is chance.
+    Writer,
+}
+
+enum Journal {
+    Log(Box<Log>),
+    Writer(Writer),
+}
+
 /// A source in a repository, its writer, and what is expected of it.
-///
-/// Everything follows from the seed and the calls.
 pub struct Player {
     pub disk: SimDisk,
     pub source: Source,
@@ -27,13 +39,18 @@ pub struct Player {
     generator: Generator,
     clock: Arc<SimClock>,
     log_config: LogConfig,
-    writer: Option<(Log, Seat)>,
+    via: Via,
+    writer: Option<(Journal, Seat)>,
     last_time: Time,
 }
 
 impl Player {
     /// A new repository with one source, its first writer at work. `segment_bytes` makes small segments.
     pub fn new(seed: u64, segment_bytes: u64) -> Player {
+        Player::recording_via(Via::Log, seed, segment_bytes)
+    }
+
+    pub fn recording_via(via: Via, seed: u64, segment_bytes: u64) -> Player {
         let disk = SimDisk::new(seed);
         let generator = Generator::new(seed);
         let clock = Arc::new(SimClock::new(generator.now()));
@@ -52,6 +69,7 @@ impl Player {
             generator,
             clock,
             log_config: LogConfig { segment_bytes, ..LogConfig::default() },
+            via,
             writer: None,
             last_time: Time::MIN,
         };
@@ -81,12 +99,26 @@ impl Player {
 
     /// Makes everything appended so far durable.
     pub fn sync(&mut self) {
-        self.log().sync().expect("a sync on a sound disk");
+        let last = self.reference.last_position();
+        match self.journal() {
+            Journal::Log(log) => {
+                log.sync().expect("a sync on a sound disk");
+            }
+            Journal::Writer(writer) => {
+                writer.commit(last).expect("a commit on a sound disk");
+                assert!(writer.durable() >= last, "committed to {last}, durable to {}", writer.durable());
+            }
+        }
     }
 
     /// Publishes everything appended so far.
     pub fn seal(&mut self) {
-        self.log().seal().expect("a seal on a sound disk");
+        let last = self.reference.last_position();
+        let sealed = match self.journal() {
+            Journal::Log(log) => log.seal().expect("a seal on a sound disk"),
+            Journal::Writer(writer) => writer.seal().expect("a seal on a sound disk"),
+        };
+        assert!(sealed >= last, "sealed to {sealed}, recorded to {last}");
     }
 
     /// What can be mounted now.
@@ -99,12 +131,19 @@ impl Player {
         self.reference.covered_positions(&self.epoch_ends)
     }
 
-    fn log(&mut self) -> &mut Log {
+    fn journal(&mut self) -> &mut Journal {
         &mut self.writer.as_mut().expect("a life under way").0
     }
 
     fn append(&mut self, change: ChangeBody) {
-        let position = self.log().append(&change).expect("an append on a sound disk");
+        let position = match self.journal() {
+            Journal::Log(log) => log.append(&change).expect("an append on a sound disk"),
+            Journal::Writer(writer) => writer.append(change.clone()).expect("an append on a sound disk"),
+        };
+        self.record(position, change);
+    }
+
+    fn record(&mut self, position: Position, change: ChangeBody) {
         // Times are whole milliseconds and never go back.
         let now = self.generator.now().0;
         self.last_time = self.last_time.max(Time(now - now.rem_euclid(1_000_000)));
@@ -114,19 +153,27 @@ impl Player {
     fn begin_life(&mut self) {
         let holder = Holder { pid: 1, host: "simulated".to_owned() };
         let seat = self.source.become_writer(&holder, &self.index_cache).expect("the seat of a sound source");
-        let log = Log::start(
-            Arc::new(self.disk.clone()),
-            Arc::clone(&self.clock) as Arc<_>,
-            seat.publisher(),
-            seat.log_state.clone(),
-            self.log_config.clone(),
-        );
-        self.writer = Some((log.expect("a log on a sound disk"), seat));
+        let (disk, clock) = (Arc::new(self.disk.clone()), Arc::clone(&self.clock) as Arc<_>);
+        let (state, config) = (seat.log_state.clone(), self.log_config.clone());
+        let journal = match self.via {
+            Via::Log => Log::start(disk, clock, seat.publisher(), state, config)
+                .map(|log| Journal::Log(Box::new(log))),
+            Via::Writer => {
+                let config = WriterConfig { log: config, queue_bytes: 300_000, ..WriterConfig::default() };
+                Writer::start(config, state, disk, clock, seat.publisher()).map(Journal::Writer)
+            }
+        };
+        self.writer = Some((journal.expect("a journal on a sound disk"), seat));
     }
 
     fn end_life(&mut self) {
-        self.append(ChangeBody::Mark(Mark::CleanStop));
-        self.seal();
+        if let Journal::Writer(writer) = self.journal() {
+            let stop = writer.close().expect("a clean stop on a sound disk");
+            self.record(stop, ChangeBody::Mark(Mark::CleanStop));
+        } else {
+            self.append(ChangeBody::Mark(Mark::CleanStop));
+            self.seal();
+        }
         self.epoch_ends.push(self.reference.last_position());
         self.writer = None;
     }

@@ -10,7 +10,7 @@ use pitgate::view::{View, ViewCache};
 use crate::chance::Chance;
 use crate::compare::compare;
 use crate::links::compare_links;
-use crate::player::Player;
+use crate::player::{Player, Via};
 use crate::points::{check_points, check_refusals};
 
 const STEPS_MAX: u64 = 160;
@@ -20,7 +20,8 @@ const VIEWS_PER_LOOK: usize = 3;
 fn play(seed: u64, steps: u64) {
     let mut chance = Chance::new(seed ^ 0x7669_6577);
     let segment_bytes = *chance.choose(&[64 << 10, 256 << 10, 1 << 20, 64 << 20]).expect("not empty");
-    let mut player = Player::new(seed, segment_bytes);
+    let via = if seed.is_multiple_of(4) { Via::Writer } else { Via::Log };
+    let mut player = Player::recording_via(via, seed, segment_bytes);
     let cache = ViewCache::new(*chance.choose(&[0, 300_000, 64 << 20]).expect("not empty"));
     let mut kept: Option<(View, Position)> = None;
     for step in 0..steps {
@@ -66,6 +67,29 @@ fn check(view: &View, player: &Player, position: Position, chance: &mut Chance) 
     let tree = player.reference.tree_at(position);
     let compared = compare(view, &tree, chance).and_then(|()| compare_links(view, &tree));
     compared.unwrap_or_else(|difference| panic!("view at {position}: {difference}"));
+}
+
+/// The same bytes whoever reads beside: one view, one small cache, many threads.
+#[test]
+fn threads_that_read_one_view_do_not_disturb_each_other() {
+    for seed in 0..8 {
+        let mut player = Player::new(seed, 256 << 10);
+        for _ in 0..STEPS_MAX {
+            player.step();
+        }
+        player.seal();
+        let view = View::open_at_end(player.history(), ViewCache::new(200_000)).expect("the view at the end");
+        let tree = player.reference.tree_at(view.position());
+        std::thread::scope(|scope| {
+            for reader in 0..6 {
+                let (view, tree) = (&view, &tree);
+                scope.spawn(move || {
+                    let compared = compare(view, tree, &mut Chance::new(seed * 100 + reader));
+                    compared.unwrap_or_else(|difference| panic!("seed {seed}: {difference}"));
+                });
+            }
+        });
+    }
 }
 
 fn number_from(variable: &str) -> Option<u64> {
