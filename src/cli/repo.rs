@@ -12,7 +12,7 @@ use super::failure::FAILED;
 use super::output::{MomentShown, Output, Table, local_and_utc, size};
 use super::{DONE, protect};
 use crate::io::RealDisk;
-use crate::repository::{Access, Moment, Repository, VerifyProgress};
+use crate::repository::{Access, Damage, Moment, Repository, VerifyProgress};
 use crate::types::Position;
 
 #[derive(Subcommand)]
@@ -89,8 +89,12 @@ struct RepositoryShown {
 struct SourceSizes {
     source: String,
     segments: u64,
-    /// Segments as they lie on disk.
+    /// Segments and snapshots of names as they lie on disk.
     stored_bytes: u64,
+    /// Of these, the snapshots.
+    names_bytes: u64,
+    /// What the last day added; null with less than an hour of history.
+    growth_bytes_per_day: Option<u64>,
     /// Pages before compression.
     captured_bytes: u64,
     index_bytes: u64,
@@ -109,20 +113,19 @@ fn show(path: &Path, output: &Output) -> Result<u8> {
     let mut last_moments: Vec<Option<Moment>> = Vec::new();
     for name in repository.source_names()? {
         let history = repository.source(&name)?.history(&cache)?;
-        let segments = history.segments();
-        let total = |of: fn(&crate::repository::SegmentEntry) -> u64| segments.iter().map(of).sum();
+        let sizes = history.sizes();
         let last = history.ranges().last().map(|range| range.last);
         last_moments.push(last);
         sources.push(SourceSizes {
             source: name,
-            segments: segments.len() as u64,
-            stored_bytes: total(|segment| segment.len_bytes),
-            captured_bytes: total(|segment| segment.summary.captured_bytes),
-            index_bytes: total(|segment| segment.summary.index_bytes),
-            page_versions: total(|segment| segment.summary.page_versions),
-            changes: total(|segment| {
-                segment.summary.data_changes + segment.summary.names_changes + segment.summary.marks
-            }),
+            segments: sizes.segments,
+            stored_bytes: sizes.segment_bytes + sizes.snapshot_bytes,
+            names_bytes: sizes.snapshot_bytes,
+            growth_bytes_per_day: sizes.growth_bytes_per_day,
+            captured_bytes: sizes.captured_bytes,
+            index_bytes: sizes.index_bytes,
+            page_versions: sizes.page_versions,
+            changes: sizes.changes,
             bookmarks: history.bookmarks().len() as u64,
             first: history.ranges().first().map(|range| range.first.into()),
             last: last.map(Into::into),
@@ -149,14 +152,23 @@ fn show_text(shown: &RepositoryShown, last_moments: &[Option<Moment>]) -> String
         shown.sources.len(),
         size(shown.available_bytes)
     );
-    let mut table =
-        Table::new(&["source", "stored", "captured", "index", "segments", "page versions", "last point"]);
+    let mut table = Table::new(&[
+        "source",
+        "stored",
+        "captured",
+        "a day",
+        "index",
+        "segments",
+        "page versions",
+        "last point",
+    ]);
     for (source, last) in shown.sources.iter().zip(last_moments) {
         let last = last.map_or_else(|| "none".to_owned(), |last| local_and_utc(last.time));
         table.row(&[
             &source.source,
             &size(source.stored_bytes),
             &size(source.captured_bytes),
+            &source.growth_bytes_per_day.map_or_else(|| "-".to_owned(), size),
             &size(source.index_bytes),
             &source.segments,
             &source.page_versions,
@@ -181,6 +193,8 @@ struct Verified {
     objects: u64,
     bytes: u64,
     damages: Vec<DamageShown>,
+    /// What recovery after a crash found damaged; no mountable point needs it.
+    put_aside: Vec<DamageShown>,
 }
 
 #[derive(Serialize)]
@@ -190,6 +204,17 @@ struct DamageShown {
     what: String,
     /// Points from the first to the last may fail to read; null if none is affected.
     affected: Option<Affected>,
+}
+
+impl From<Damage> for DamageShown {
+    fn from(damage: Damage) -> DamageShown {
+        DamageShown {
+            source: damage.source,
+            object: damage.object,
+            what: damage.what,
+            affected: damage.affected.map(|(first, last)| Affected { first, last }),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -212,16 +237,8 @@ fn verify(path: &Path, source: Option<&str>, threads: usize, output: &Output) ->
         repository: std::path::absolute(path)?,
         objects: report.objects,
         bytes: report.bytes,
-        damages: report
-            .damages
-            .into_iter()
-            .map(|damage| DamageShown {
-                source: damage.source,
-                object: damage.object,
-                what: damage.what,
-                affected: damage.affected.map(|(first, last)| Affected { first, last }),
-            })
-            .collect(),
+        damages: report.damages.into_iter().map(DamageShown::from).collect(),
+        put_aside: report.put_aside.into_iter().map(DamageShown::from).collect(),
     };
     output.print(&shown, verify_text)?;
     Ok(if is_sound { DONE } else { FAILED })
@@ -229,10 +246,10 @@ fn verify(path: &Path, source: Option<&str>, threads: usize, output: &Output) ->
 
 fn verify_text(shown: &Verified) -> String {
     let checked = format!("{} objects, {}", shown.objects, size(shown.bytes));
-    if shown.damages.is_empty() {
-        return format!("sound: {checked}");
-    }
-    let mut text = format!("{} damaged places in {checked}\n", shown.damages.len());
+    let mut text = match shown.damages.len() {
+        0 => format!("sound: {checked}\n"),
+        damages => format!("{damages} damaged places in {checked}\n"),
+    };
     for damage in &shown.damages {
         let affected = damage.affected.as_ref().map_or_else(
             || "no point affected".to_owned(),
@@ -242,6 +259,9 @@ fn verify_text(shown: &Verified) -> String {
             },
         );
         text.push_str(&format!("{}: {}; {affected}\n", damage.object, damage.what));
+    }
+    for damage in &shown.put_aside {
+        text.push_str(&format!("{}: {}\n", damage.object, damage.what));
     }
     text
 }

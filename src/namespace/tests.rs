@@ -423,3 +423,25 @@ fn directories_are_read_in_order_from_any_name() {
     assert_eq!(namespace.file(FileId(3)).unwrap().status_size(), 9);
     assert_eq!(namespace.children(FileId(3)).count(), 0);
 }
+
+/// Drawn in `docs/disk-format.md`. A change of these bytes is a new version of the snapshot.
+#[test]
+fn the_bytes_of_a_snapshot_are_pinned() {
+    let mut namespace = with_root();
+    for step in [
+        Step::Create { file: 3, parent: ROOT, name: 1, directory: false },
+        Step::Create { file: 300, parent: ROOT, name: 2, directory: true },
+        Step::Link { file: 3, parent: 300, name: 1 },
+        Step::CreateNameless { file: 5 },
+        Step::Xattr { file: 3, name: 4, set: true },
+    ] {
+        namespace.apply(&change(&step).unwrap()).unwrap();
+    }
+    namespace.set_size(FileId(3), 70_000, Some(Time(-5)));
+    let body = namespace.encode_body();
+    assert_eq!(format!("{} {:.16}", body.len(), blake3::hash(&body).to_hex()), "144 b5d64974263ca494");
+    let bytes = namespace.encode(b"");
+    assert_eq!(&bytes[..12], b"PITGNAME\x01\0\0\0");
+    assert_eq!(bytes[12..20], (body.len() as u64).to_le_bytes());
+    assert_eq!(bytes[20..28], (bytes.len() as u64 - 60).to_le_bytes());
+}

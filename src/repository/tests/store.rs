@@ -2,8 +2,11 @@
 
 use std::path::Path;
 
+use super::super::entry::Event;
 use super::*;
 use crate::io::Disk;
+use crate::journal::{DamagedPlace, MarkAt, SegmentId, SegmentSummary};
+use crate::types::{Decoder, Encoder, Epoch};
 
 #[test]
 fn a_repository_is_made_once_and_found_again() {
@@ -149,4 +152,112 @@ fn a_catalogue_counts_only_for_the_stop_it_was_kept_at() {
     drop(life);
     // That life recorded nothing, yet it may have changed files.
     assert_eq!(Life::begin(&source, &clock).seat.beginning, Beginning::Crash);
+}
+
+/// Drawn in `docs/disk-format.md`. A change of these bytes is a new version of the file.
+#[test]
+fn the_bytes_of_small_files_are_pinned() {
+    let disk = SimDisk::new(1);
+    let source = new_source(&disk);
+    source.become_writer(&holder(), &cache()).unwrap().store_catalogue(Position(5), b"inodes").unwrap();
+    let digests: Vec<_> = disk
+        .files()
+        .iter()
+        .filter(|(path, _)| !path.ends_with("lock"))
+        .map(|(path, len)| {
+            let mut bytes = vec![0; usize::try_from(*len).unwrap()];
+            disk.open(path).unwrap().read_at(0, &mut bytes).unwrap();
+            format!("{} {:.16}", path.display(), blake3::hash(&bytes).to_hex())
+        })
+        .collect();
+    assert_eq!(
+        digests,
+        [
+            "pitgate-repository 90102957c77efc22",
+            "sources/his/catalogue b2a391a69267e75b",
+            "sources/his/manifest/0000000000000001.delta 10ea7b7d10b2b318",
+            "sources/his/source 53c5d7f138c976bb",
+        ]
+    );
+}
+
+/// Drawn in `docs/disk-format.md`, as above.
+#[test]
+fn the_bytes_of_a_segment_in_the_manifest_are_pinned() {
+    let id = SegmentId { epoch: Epoch(3), sequence: 4 };
+    let at = Moment { position: Position(7), time: START };
+    let entry = SegmentEntry {
+        id,
+        len_bytes: 300,
+        digest: Some([5; 32]),
+        summary: SegmentSummary {
+            first_position: Position(6),
+            last_position: Position(9),
+            first_time: START,
+            last_time: Time(START.0 + 1),
+            data_changes: 1,
+            names_changes: 2,
+            marks: 3,
+            page_versions: 4,
+            captured_bytes: 5,
+            record_bytes: 600,
+            index_bytes: 7,
+        },
+        marks: vec![MarkAt {
+            position: at.position,
+            time: at.time,
+            mark: Mark::Bookmark { name: "b".to_owned() },
+        }],
+        breaks: vec![Break { position: Position(8), last: Some(at), reason: "full".to_owned() }],
+        damaged: vec![DamagedPlace {
+            segment: id,
+            what: "record".to_owned(),
+            offset_bytes: 4096,
+            len_bytes: 64,
+            positions: Some((Position(8), Position(8))),
+            contained: true,
+        }],
+    };
+    let snapshot = SnapshotEntry { position: Position(9), len_bytes: 200, reset: true };
+    let events = [Event::Sealed(entry), Event::SnapshotTaken(snapshot)];
+    let mut out = Encoder::new();
+    events.iter().for_each(|event| event.encode(&mut out));
+    let bytes = out.finish();
+    assert_eq!(format!("{} {:.16}", bytes.len(), blake3::hash(&bytes).to_hex()), "184 b767eb542c3cfc87");
+    let mut input = Decoder::new(&bytes);
+    for event in events {
+        assert_eq!(Event::decode(&mut input), Ok(event));
+    }
+    assert_eq!(input.finish(), Ok(()));
+    for len in 0..bytes.len() {
+        let mut input = Decoder::new(&bytes[..len]);
+        assert!(Event::decode(&mut input).and_then(|_| Event::decode(&mut input)).is_err());
+    }
+}
+
+#[test]
+fn growth_is_what_the_last_day_added() {
+    let disk = SimDisk::new(1);
+    let clock = Arc::new(SimClock::new(START));
+    let source = new_source(&disk);
+    let mut life = Life::begin(&source, &clock);
+    life.record(&declare_root());
+    life.record(&create(3, "f"));
+    life.seal();
+    assert_eq!(
+        source.history(&cache()).unwrap().sizes().growth_bytes_per_day,
+        None,
+        "a second tells nothing"
+    );
+    clock.advance(Duration::from_secs(48 * 3600));
+    life.record(&write(3, 0, 1, 4096, None));
+    clock.advance(Duration::from_secs(6 * 3600 - 1));
+    life.record(&write(3, 0, 2, 4096, None));
+    life.seal();
+    let history = source.history(&cache()).unwrap();
+    let sizes = history.sizes();
+    let last = history.segments()[1].len_bytes;
+    assert_eq!(sizes.growth_bytes_per_day, Some(4 * last), "six hours are a quarter of a day");
+    assert_eq!(sizes.segment_bytes, last + history.segments()[0].len_bytes);
+    assert_eq!((sizes.segments, sizes.changes, sizes.page_versions), (2, 4, 2));
 }
