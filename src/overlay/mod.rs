@@ -30,7 +30,7 @@ use self::log::Log;
 use self::record::{
     Draft, Entry, HeaderError, LOG_HEADER_BYTES, LOG_VERSION, Seed, decode_log_header, encode_log_header,
 };
-use self::replay::replay;
+use self::replay::{renew, replay};
 use self::state::State;
 use crate::io::{Clock, Disk, Lock};
 use crate::types::{Image, Position};
@@ -170,6 +170,7 @@ impl Overlay {
         if file.len().map_err(storage)? != replayed.end_bytes {
             file.set_len(replayed.end_bytes).map_err(storage)?;
         }
+        renew(file.as_ref(), &replayed).map_err(storage)?;
         file.sync().map_err(storage)?;
         let log =
             Log::new(file, display, seed, options.quota_bytes, replayed.end_bytes, replayed.next_sequence);

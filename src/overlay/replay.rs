@@ -4,6 +4,7 @@
 //! such mark is damage, and nothing is opened; the first bad one behind it was torn by a crash, and it and all
 //! after it are cut: no sync had covered them.
 
+use std::io;
 use std::sync::Arc;
 
 use super::OverlayError;
@@ -20,6 +21,8 @@ const WINDOW_BYTES: usize = 64 << 10;
 /// What a log holds.
 pub(super) struct Replayed {
     pub end_bytes: u64,
+    /// What lies in front of this was durable for certain.
+    pub durable_bytes: u64,
     pub next_sequence: u64,
     pub records: u64,
     pub discarded_bytes: u64,
@@ -70,7 +73,30 @@ pub(super) fn replay(
         sequence += 1;
     }
     let discarded_bytes = written_end.max(headers_end).saturating_sub(offset);
-    Ok(Replayed { end_bytes: offset, next_sequence: sequence, records: sequence, discarded_bytes })
+    Ok(Replayed {
+        end_bytes: offset,
+        durable_bytes,
+        next_sequence: sequence,
+        records: sequence,
+        discarded_bytes,
+    })
+}
+
+/// Writes again what may be readable without being stored: after a failed sync the system keeps such bytes, and
+/// a later sync does not know of them.
+pub(super) fn renew(file: &dyn DiskFile, replayed: &Replayed) -> io::Result<()> {
+    let mut at = replayed.durable_bytes;
+    let mut bytes = vec![0; WINDOW_BYTES];
+    while at < replayed.end_bytes {
+        let len = (replayed.end_bytes - at).min(WINDOW_BYTES as u64) as usize;
+        let read = file.read_at(at, &mut bytes[..len])?;
+        if read < len {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        file.write_at(at, &bytes[..len])?;
+        at += len as u64;
+    }
+    Ok(())
 }
 
 struct Scan<'a> {

@@ -2,5 +2,6 @@
 
 mod base;
 mod behaviour;
+mod pinned;
 mod stage;
 mod twin;
