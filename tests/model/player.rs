@@ -42,6 +42,7 @@ pub struct Player {
     via: Via,
     writer: Option<(Journal, Seat)>,
     last_time: Time,
+    next_position: Position,
 }
 
 impl Player {
@@ -72,6 +73,7 @@ impl Player {
             via,
             writer: None,
             last_time: Time::MIN,
+            next_position: Position::ZERO,
         };
         player.begin_life();
         player
@@ -147,7 +149,14 @@ impl Player {
         // Times are whole milliseconds and never go back.
         let now = self.generator.now().0;
         self.last_time = self.last_time.max(Time(now - now.rem_euclid(1_000_000)));
+        // Positions that it took for itself, to say that the clock stepped: nothing changes there.
+        while self.next_position < position {
+            let own = ChangeBody::Mark(Mark::Heartbeat);
+            self.reference.record(self.next_position, self.last_time, own);
+            self.next_position = self.next_position.next();
+        }
         self.reference.record(position, self.last_time, change);
+        self.next_position = position.next();
     }
 
     fn begin_life(&mut self) {
@@ -155,6 +164,7 @@ impl Player {
         let seat = self.source.become_writer(&holder, &self.index_cache).expect("the seat of a sound source");
         let (disk, clock) = (Arc::new(self.disk.clone()), Arc::clone(&self.clock) as Arc<_>);
         let (state, config) = (seat.log_state.clone(), self.log_config.clone());
+        self.next_position = state.first_position;
         let journal = match self.via {
             Via::Log => Log::start(disk, clock, seat.publisher(), state, config)
                 .map(|log| Journal::Log(Box::new(log))),
