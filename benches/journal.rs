@@ -80,6 +80,9 @@ fn ingest(disk: &Arc<dyn Disk>, pages: &[Bytes]) {
     let appended = thread_cpu_time() - before;
     writer.commit(writer.written()).expect("a commit");
     let elapsed = clock.monotonic() - began;
+    let sealing = clock.monotonic();
+    writer.seal().expect("a seal");
+    let sealed_ms = (clock.monotonic() - sealing).as_secs_f64() * 1e3;
     let status = writer.status();
     let us_each = |time: Duration| time.as_secs_f64() * 1e6 / count as f64;
     let total = us_each(appended + status.cpu);
@@ -93,6 +96,8 @@ fn ingest(disk: &Arc<dyn Disk>, pages: &[Bytes]) {
         "wanted",
         0.25,
     );
+    let stored_mib = status.stored_bytes as f64 / f64::from(1 << 20);
+    report("seal of the segment", sealed_ms, "ms", "its MiB", stored_mib);
     writer.close().expect("a clean stop");
 }
 

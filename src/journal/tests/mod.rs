@@ -2,6 +2,7 @@
 
 mod crash;
 mod damage;
+mod decoders;
 mod fixture;
 mod roundtrip;
 mod writer;
