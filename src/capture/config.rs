@@ -1,5 +1,6 @@
 //! What to capture, and what earlier lives of the source left.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,4 +82,6 @@ pub struct Resume {
     pub image: Option<Arc<dyn Image>>,
     /// What the last clean stop left. It must be of this journal's very end, else it is not given here.
     pub catalogue: Option<Catalogue>,
+    /// Bookmarks that exist already; a name is given once.
+    pub bookmarks: BTreeSet<String>,
 }

@@ -153,7 +153,8 @@ fn answer(request: &ControlRequest, capture: &Capture) -> ControlReply {
             return ControlReply::Refused { reason: "a bookmark needs a name".to_owned() };
         }
         ControlRequest::Bookmark { name } => {
-            capture.bookmark(name).map(|position| ControlReply::Bookmarked { position })
+            let bookmarked = capture.bookmark(name).map(|position| ControlReply::Bookmarked { position });
+            return bookmarked.unwrap_or_else(|error| ControlReply::Refused { reason: error.to_string() });
         }
         ControlRequest::Seal => capture.seal().map(|position| ControlReply::Sealed { position }),
         ControlRequest::Status => return ControlReply::Status(Box::new(capture.status())),

@@ -42,6 +42,10 @@ pub enum CaptureError {
     Backing { path: PathBuf, source: Arc<std::io::Error> },
     #[error("the journal's tree of files does not take a change: {reason}; run `pitgate repo verify`")]
     Tree { reason: String },
+    #[error("there is a bookmark `{name}` already: choose another name")]
+    BookmarkExists { name: String },
+    #[error("no point exists yet: the initial image, or the comparison after a stop, is not complete")]
+    NoPointsYet,
     #[error(transparent)]
     Sink(#[from] SinkError),
     #[error("cannot {doing}: {source}")]

@@ -1,5 +1,6 @@
 //! A capture from its start to its stop.
 
+use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -42,6 +43,8 @@ pub struct Capture {
     warnings: Vec<String>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     signals: Arc<Signals>,
+    /// Names that this source has given, in this life and before.
+    bookmarks: Mutex<BTreeSet<String>>,
 }
 
 /// One root, served.
@@ -97,7 +100,7 @@ impl Capture {
             counters: Counters::default(),
         });
         let began = clock.monotonic();
-        let Resume { namespace, image, catalogue } = resume;
+        let Resume { namespace, image, catalogue, bookmarks } = resume;
         let mut comparison = Comparison::new(&shared, namespace, image.is_some(), catalogue.as_ref());
         let mut nodes = Vec::with_capacity(roots.len());
         for root in &roots {
@@ -119,7 +122,8 @@ impl Capture {
         let roots = serve(&config, &shared, roots, nodes)?;
         let signals = Arc::new(Signals::default());
         let threads = start_threads(&shared, image, &signals)?;
-        Ok(Capture { source: config.source, shared, roots, warnings, threads, signals })
+        let bookmarks = Mutex::new(bookmarks);
+        Ok(Capture { source: config.source, shared, roots, warnings, threads, signals, bookmarks })
     }
 
     #[must_use]
@@ -156,12 +160,21 @@ impl Capture {
     /// Records a bookmark and returns once it is durable.
     ///
     /// # Errors
-    /// The sink's failure.
-    pub fn bookmark(&self, name: &str) -> Result<Position, SinkError> {
+    /// `CaptureError::NoPointsYet` before the image is complete, `BookmarkExists`; the sink's failure.
+    pub fn bookmark(&self, name: &str) -> Result<Position, CaptureError> {
+        if !self.shared.pending.progress().complete {
+            return Err(CaptureError::NoPointsYet);
+        }
+        // Held to the end, so that of two who ask for one name only one gets it.
+        let mut bookmarks = self.bookmarks.lock();
+        if bookmarks.contains(name) {
+            return Err(CaptureError::BookmarkExists { name: name.to_owned() });
+        }
         let sink = self.shared.recorder.sink();
         let position =
             sink.append(crate::types::ChangeBody::Mark(Mark::Bookmark { name: name.to_owned() }))?;
         sink.commit(position)?;
+        bookmarks.insert(name.to_owned());
         Ok(position)
     }
 

@@ -280,7 +280,8 @@ fn resume(source: &Source, seat: &Seat) -> Resume {
         _ => None,
     };
     let catalogue = catalogue.filter(|catalogue| catalogue.is_of_end(seat.history.end()));
-    Resume { namespace: seat.namespace.clone(), image, catalogue }
+    let bookmarks = seat.history.bookmarks().iter().map(|bookmark| bookmark.name.clone()).collect();
+    Resume { namespace: seat.namespace.clone(), image, catalogue, bookmarks }
 }
 
 #[cfg(test)]

@@ -89,7 +89,8 @@ impl Mounted {
     pub fn again(place: Place, base: Reference, catalogue: Option<pitgate::capture::Catalogue>) -> Mounted {
         let sink = Arc::new(RecordingSink::default());
         let image = Arc::new(RecordedImage(Arc::new(base.clone())));
-        let resume = Resume { namespace: base.namespace.clone(), image: Some(image), catalogue };
+        let resume =
+            Resume { namespace: base.namespace.clone(), image: Some(image), catalogue, ..Resume::default() };
         let capture = start(place.config(), &sink, resume).expect("capture starts again");
         Mounted { place, sink, capture: Some(Arc::new(capture)), base }
     }

@@ -73,7 +73,8 @@ fn the_database_goes_on_when_the_repository_is_full() {
     site.unmount("copy");
     let message = site.refused(&site.of_source(&["point", "bookmark"], &["late"]));
     assert!(message.contains("journal"), "{message}");
-    capture.stop();
+    let said = capture.stop_after_failure();
+    assert!(said.contains("No space left"), "{said}");
 }
 
 #[test]

@@ -237,6 +237,16 @@ impl CaptureProcess {
         }
     }
 
+    /// Ends it once it could not record any more: it unmounts, and its status says that something was not recorded.
+    #[track_caller]
+    pub fn stop_after_failure(mut self) -> String {
+        signal(self.child.id(), "TERM");
+        let status = wait_for("capture stops", &mut self.child, CAPTURE_PATIENCE);
+        assert_eq!(status.code(), Some(1), "{}", self.said());
+        assert!(self.mountpoints.iter().all(|mountpoint| !is_mountpoint(mountpoint)));
+        self.said()
+    }
+
     /// Ends it as a power cut or the out-of-memory killer would.
     pub fn kill(mut self) {
         self.end_hard();
