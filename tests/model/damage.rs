@@ -30,12 +30,19 @@ fn is_only_locked(path: &Path) -> bool {
     path.ends_with("lock") || path.components().any(|part| part.as_os_str() == "leases")
 }
 
-/// Bytes of one file that are not what they were.
+/// One file that is not what it was.
 struct Harm {
     path: PathBuf,
     offset_bytes: u64,
-    bytes: Vec<u8>,
+    deed: Deed,
     what: &'static str,
+}
+
+enum Deed {
+    Write(Vec<u8>),
+    /// The file ends at the offset.
+    Cut,
+    Remove,
 }
 
 impl Harm {
@@ -57,7 +64,9 @@ impl Harm {
             2 => len - 1 - chance.below(len.min(8192)),
             _ => chance.below(len),
         };
-        let (offset_bytes, bytes, what) = match chance.below(5) {
+        let (offset_bytes, bytes, what) = match chance.below(7) {
+            5 => return Some(Harm { path, offset_bytes: offset, deed: Deed::Cut, what: "an end" }),
+            6 => return Some(Harm { path, offset_bytes: 0, deed: Deed::Remove, what: "a removal" }),
             0 | 1 => (offset, flipped(&read(disk, &path, offset, 1), 1 << chance.below(8)), "a flipped bit"),
             2 => {
                 let run = chance.between(1, 16).min(len - offset);
@@ -81,17 +90,32 @@ impl Harm {
             }
         };
         let changes = read(disk, &path, offset_bytes, bytes.len() as u64) != bytes;
-        changes.then_some(Harm { path, offset_bytes, bytes, what })
+        changes.then_some(Harm { path, offset_bytes, deed: Deed::Write(bytes), what })
     }
 
     fn apply(&self, disk: &SimDisk) {
-        disk.overwrite(&self.path, self.offset_bytes, &self.bytes).expect("the file is there");
+        let done = match &self.deed {
+            Deed::Write(bytes) => disk.overwrite(&self.path, self.offset_bytes, bytes),
+            Deed::Cut => disk.open_writable(&self.path).and_then(|file| file.set_len(self.offset_bytes)),
+            Deed::Remove => disk.remove(&self.path),
+        };
+        done.expect("the file is there");
     }
 
     /// Whether a text lets a person find the harmed file.
     fn is_named_in(&self, text: &str) -> bool {
         let stem = self.path.file_stem().and_then(|stem| stem.to_str()).expect("names are plain");
-        text.contains(stem)
+        let makes_a_repository = stem == "pitgate-repository" && self.is_removal();
+        text.contains(stem) || makes_a_repository && text.contains("is not a pitgate repository")
+    }
+
+    fn is_removal(&self) -> bool {
+        matches!(self.deed, Deed::Remove)
+    }
+
+    /// Whether the beginning of the file is gone, which without the rest nobody can tell from a file never begun.
+    fn leaves_nothing(&self) -> bool {
+        self.is_removal() || matches!(self.deed, Deed::Cut) && self.offset_bytes < PAGE_BYTES as u64
     }
 }
 
@@ -236,8 +260,11 @@ impl Judge<'_> {
         let named = verified.any(|damage| harm.is_named_in(&damage.object))
             || recovery.damages.iter().any(|text| harm.is_named_in(text));
         let was_open = self.scene.open_segment.as_ref() == Some(&harm.path);
-        assert!(named || was_open, "{harm}: not named by {report:?} nor {recovery:?}");
-        named || recovery.discarded_bytes > 0
+        // Others know what a manifest's object said; then its removal harms nothing.
+        let is_spare =
+            harm.is_removal() && harm.path.parent().is_some_and(|within| within.ends_with("manifest"));
+        assert!(named || was_open || is_spare, "{harm}: not named by {report:?} nor {recovery:?}");
+        named || recovery.discarded_bytes > 0 || was_open && harm.leaves_nothing()
     }
 
     /// Nothing is offered that was not, and what is offered no more is said to be damaged.
