@@ -166,6 +166,9 @@ impl Chain {
         let Some(open) = &self.open else {
             return 0;
         };
+        if open.contents.held_bytes() > self.config.contents_bytes && !open.contents.is_empty() {
+            return 0;
+        }
         let all = batch.records().len() - first;
         let overhead = (FLUSH_BYTES + END_BYTES) as u64 + open.contents.sealed_bytes_max();
         let room = open.capacity_bytes.saturating_sub(open.end_bytes + overhead);

@@ -108,6 +108,12 @@ impl Contents {
         self.summary.data_changes == 0 && self.names.is_empty() && self.marks.is_empty()
     }
 
+    /// Memory in use, but for what grows with the number of files.
+    pub fn held_bytes(&self) -> usize {
+        let sections = usize::try_from(self.section_bytes).unwrap_or(usize::MAX);
+        self.index.held_bytes().saturating_add(sections.saturating_mul(2))
+    }
+
     /// Bytes that sealing adds to the file at the most.
     pub fn sealed_bytes_max(&self) -> u64 {
         let steps = self.times.steps().len() as u64;

@@ -26,12 +26,15 @@ const CHANGE_MAX_BYTES: usize = 64 << 20;
 pub struct LogConfig {
     /// A segment is sealed before it grows beyond this.
     pub segment_bytes: u64,
+    /// Memory for what becomes a segment's index and sections; about this much is used before the segment is
+    /// sealed early. Millions of tiny changes, such as zeros, fit into a segment.
+    pub contents_bytes: usize,
     pub zstd_level: i32,
 }
 
 impl Default for LogConfig {
     fn default() -> LogConfig {
-        LogConfig { segment_bytes: 256 << 20, zstd_level: 1 }
+        LogConfig { segment_bytes: 256 << 20, contents_bytes: 64 << 20, zstd_level: 1 }
     }
 }
 

@@ -191,3 +191,23 @@ fn activity_tells_an_encryption_from_ordinary_work() {
     assert_eq!(spans[0].unlinks, 2);
     assert_eq!(spans[0].busiest, vec![(FileId(2), 2 * PAGE_BYTES as u64), (FileId(3), PAGE_BYTES as u64)]);
 }
+
+#[test]
+fn tiny_changes_seal_a_segment_before_they_fill_the_memory() {
+    let (disk, shelf) = (new_disk(1), Shelf::default());
+    let config = LogConfig { contents_bytes: 128 << 10, ..LogConfig::default() };
+    let publisher = Box::new(shelf.clone());
+    let mut log = Log::start(Arc::new(disk.clone()), clock(), publisher, state(1, 1), config).unwrap();
+    for page in 0..10_000 {
+        let zero = Some(PageRange { first: page * 2, count: 1 });
+        let (file, size_after) = (FileId(2), 1 << 30);
+        let change = DataChange { file, size_after, mtime: None, cut: false, zero, pages: Vec::new() };
+        log.append(&ChangeBody::Data(change)).unwrap();
+        if page % 100 == 0 {
+            log.sync().unwrap();
+        }
+    }
+    log.seal().unwrap();
+    let sealed = shelf.0.lock().len();
+    assert!((4..40).contains(&sealed), "{sealed} segments");
+}
