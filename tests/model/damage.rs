@@ -113,9 +113,16 @@ impl Harm {
         matches!(self.deed, Deed::Remove)
     }
 
-    /// Whether the beginning of the file is gone, which without the rest nobody can tell from a file never begun.
-    fn leaves_nothing(&self) -> bool {
-        self.is_removal() || matches!(self.deed, Deed::Cut) && self.offset_bytes < PAGE_BYTES as u64
+    /// Whether on the harmed disk nothing but zeros is left of the file from the harm on, as if nothing had
+    /// been written there yet.
+    fn leaves_nothing(&self, harmed: &SimDisk) -> bool {
+        if self.is_removal() {
+            return true;
+        }
+        let (_, len) =
+            harmed.files().into_iter().find(|(path, _)| *path == self.path).expect("the file is there");
+        let rest = len.saturating_sub(self.offset_bytes);
+        read(harmed, &self.path, self.offset_bytes, rest).iter().all(|&byte| byte == 0)
     }
 }
 
@@ -212,6 +219,8 @@ struct Judge<'a> {
     scene: &'a Scene,
     harm: &'a Harm,
     disk: SimDisk,
+    /// See [`Harm::leaves_nothing`]; recovery writes over it.
+    leaves_nothing: bool,
     chance: Chance,
 }
 
@@ -264,7 +273,7 @@ impl Judge<'_> {
         let is_spare =
             harm.is_removal() && harm.path.parent().is_some_and(|within| within.ends_with("manifest"));
         assert!(named || was_open || is_spare, "{harm}: not named by {report:?} nor {recovery:?}");
-        named || recovery.discarded_bytes > 0 || was_open && harm.leaves_nothing()
+        named || recovery.discarded_bytes > 0 || was_open && self.leaves_nothing
     }
 
     /// Nothing is offered that was not, and what is offered no more is said to be damaged.
@@ -384,7 +393,9 @@ fn harm_histories(usual: u64, abandoned: bool) {
             let Some(harm) = Harm::draw(&scene.disk, &mut chance) else { continue };
             let disk = scene.disk.copy(number);
             harm.apply(&disk);
-            let judge = Judge { scene: &scene, harm: &harm, disk, chance: Chance::new(number) };
+            let leaves_nothing = harm.leaves_nothing(&disk);
+            let chance = Chance::new(number);
+            let judge = Judge { scene: &scene, harm: &harm, disk, leaves_nothing, chance };
             harms += 1;
             match catch_unwind(AssertUnwindSafe(|| judge.judge(abandoned))) {
                 Ok(outcome) => felt += u64::from(outcome.failed),
