@@ -46,13 +46,19 @@ pub(super) fn of(segments: &[SegmentEntry]) -> Coverage {
     let mut walk = Walk::default();
     let mut previous: Option<&SegmentEntry> = None;
     for segment in segments {
-        if let Some(before) = previous {
-            if before.id.epoch != segment.id.epoch {
-                walk.end(before.last(), "capture ended without a clean stop");
-                walk.lost = false;
-            } else if before.last().position.next() != segment.first().position {
+        let within = previous.filter(|before| before.id.epoch == segment.id.epoch);
+        match (previous, within) {
+            (_, Some(before)) if before.last().position.next() != segment.first().position => {
                 walk.end(before.last(), "a segment is missing");
                 walk.lost = true;
+            }
+            (_, Some(_)) => {}
+            (before, None) => {
+                if let Some(before) = before {
+                    walk.end(before.last(), "capture ended without a clean stop");
+                }
+                // An epoch begins with segment 0; while that is recovered, later ones may already be sealed.
+                walk.lost = segment.id.sequence != 0;
             }
         }
         follow(&mut walk, segment, previous.map(SegmentEntry::last));

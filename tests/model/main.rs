@@ -2,13 +2,16 @@
 
 mod chance;
 mod compare;
+mod crashes;
 mod damage;
 mod generator;
 mod links;
+mod mortal;
 mod overlay;
 mod overlay_model;
 mod player;
 mod points;
 mod reference;
+mod seeds;
 mod tree_image;
 mod views;

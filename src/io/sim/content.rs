@@ -189,10 +189,20 @@ impl Content {
         }
     }
 
-    /// The kernel could not write: some of what was dirty is stored, the rest is forgotten as if it were clean,
-    /// while reads still show it.
+    /// The kernel could not write: some of the dirty bytes are stored, the rest is forgotten as if it were
+    /// clean, while reads still show it. Sizes and reservations are the file system's own, and are kept.
     pub fn fail_sync(&mut self, random: &mut SeededRandom) {
-        self.settle(Survival::draw(random), random);
+        let odds = random.below(9);
+        for change in std::mem::take(&mut self.pending) {
+            match change {
+                Pending::Write { offset, bytes } => {
+                    self.durable.len = self.durable.len.max(offset + bytes.len() as u64);
+                    self.store_sectors(offset, &bytes, odds, random);
+                }
+                Pending::SetLen(len) => self.durable.set_len(len),
+                Pending::Reserve { offset, len } => self.durable.reserve(offset, len),
+            }
+        }
     }
 
     /// The machine stops.
@@ -227,16 +237,21 @@ impl Content {
                 if random.chance(odds, 8) {
                     self.durable.len = self.durable.len.max(offset + bytes.len() as u64);
                 }
-                for (at, part) in pieces(offset, bytes.len(), SECTOR_BYTES) {
-                    let fits = at + part.len() as u64 <= self.durable.len;
-                    if fits && random.chance(odds, 8) {
-                        self.durable.store(at, &bytes[part]);
-                    }
-                }
+                self.store_sectors(offset, &bytes, odds, random);
             }
             Pending::SetLen(len) if random.chance(odds, 8) => self.durable.set_len(len),
             Pending::Reserve { offset, len } if random.chance(odds, 8) => self.durable.reserve(offset, len),
             Pending::SetLen(_) | Pending::Reserve { .. } => {}
+        }
+    }
+
+    /// Stores each sector of a write for itself, with a chance of `odds` in 8.
+    fn store_sectors(&mut self, offset: u64, bytes: &[u8], odds: u64, random: &mut SeededRandom) {
+        for (at, part) in pieces(offset, bytes.len(), SECTOR_BYTES) {
+            let fits = at + part.len() as u64 <= self.durable.len;
+            if fits && random.chance(odds, 8) {
+                self.durable.store(at, &bytes[part]);
+            }
         }
     }
 

@@ -192,9 +192,11 @@ impl SimDisk {
         self.state.lock().faults.push(fault);
     }
 
-    /// Failures that are planned no longer are.
+    /// Failures, and a kill, that are planned no longer are.
     pub fn clear_faults(&self) {
-        self.state.lock().faults.clear();
+        let mut state = self.state.lock();
+        state.faults.clear();
+        state.left = state.left.filter(|left| *left == 0);
     }
 
     /// From now on only this many more bytes can be stored, rounded to blocks of 4 KiB; `None`: no limit.
