@@ -211,7 +211,12 @@ impl Source {
             if manifest.state.segments.contains_key(&id) {
                 continue;
             }
-            if let Some(entry) = self.entry_from_footer(id, cache)? {
+            // Behind a sound manifest lies only what a writer or a recovery had at hand when it died, synced or
+            // not; behind a damaged one perhaps all segments, too many to read.
+            let is_checked = manifest.damages.is_empty();
+            if let Some(entry) = self.entry_from_footer(id, cache)?
+                && (!is_checked || self.is_whole(&entry, cache)?)
+            {
                 manifest.state.apply(Event::Sealed(entry));
             }
         }
@@ -254,6 +259,14 @@ impl Source {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether every byte of a sealed segment is sound, but for what its recovery knew of.
+    fn is_whole(&self, entry: &SegmentEntry, cache: &Arc<BlockCache>) -> Result<bool, RepositoryError> {
+        let places = self
+            .open_segment(entry.id, cache)
+            .and_then(|reader| reader.verify().map_err(|error| self.journal_error(entry.id, error)))?;
+        Ok(places.iter().all(|place| entry.damaged.contains(place)))
     }
 
     fn entry_of_reader(
