@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pitgate::index::BlockCache;
-use pitgate::io::{SimClock, SimDisk};
+use pitgate::io::{Disk, SimClock, SimDisk};
 use pitgate::journal::{Log, LogConfig, Writer, WriterConfig};
 use pitgate::repository::{History, Holder, Identity, Repository, Seat, Source, SourceOptions};
 use pitgate::types::{ChangeBody, ChangeSink, Mark, Position, Time};
@@ -28,7 +28,9 @@ enum Journal {
 
 /// A source in a repository, its writer, and what is expected of it.
 pub struct Player {
+    /// The simulated disk, unless the player was given another.
     pub disk: SimDisk,
+    storage: Arc<dyn Disk>,
     pub source: Source,
     pub index_cache: Arc<BlockCache>,
     pub reference: Reference,
@@ -53,15 +55,30 @@ impl Player {
 
     pub fn recording_via(via: Via, seed: u64, segment_bytes: u64) -> Player {
         let disk = SimDisk::new(seed);
+        Player::recording_on(Arc::new(disk.clone()), disk, via, seed, segment_bytes)
+    }
+
+    /// A player whose repository lies on `storage`, an empty disk.
+    pub fn on(storage: Arc<dyn Disk>, seed: u64, segment_bytes: u64) -> Player {
+        Player::recording_on(storage, SimDisk::new(seed), Via::Writer, seed, segment_bytes)
+    }
+
+    fn recording_on(
+        storage: Arc<dyn Disk>,
+        disk: SimDisk,
+        via: Via,
+        seed: u64,
+        segment_bytes: u64,
+    ) -> Player {
         let generator = Generator::new(seed);
         let clock = Arc::new(SimClock::new(generator.now()));
-        let repository =
-            Repository::init(Arc::new(disk.clone()), Identity([7; 16])).expect("a new repository");
+        let repository = Repository::init(Arc::clone(&storage), Identity([7; 16])).expect("a new repository");
         let options =
             SourceOptions { identity: Identity([9; 16]), created: generator.now(), zone: "UTC".to_owned() };
         let source = repository.create_source("his", options).expect("a new source");
         let mut player = Player {
             disk,
+            storage,
             source,
             index_cache: Arc::new(BlockCache::new(1 << 20)),
             reference: Reference::default(),
@@ -162,7 +179,7 @@ impl Player {
     fn begin_life(&mut self) {
         let holder = Holder { pid: 1, host: "simulated".to_owned() };
         let seat = self.source.become_writer(&holder, &self.index_cache).expect("the seat of a sound source");
-        let (disk, clock) = (Arc::new(self.disk.clone()), Arc::clone(&self.clock) as Arc<_>);
+        let (disk, clock) = (Arc::clone(&self.storage), Arc::clone(&self.clock) as Arc<_>);
         let (state, config) = (seat.log_state.clone(), self.log_config.clone());
         self.next_position = state.first_position;
         let journal = match self.via {

@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use pitgate::io::RealDisk;
 use pitgate::types::Position;
 use pitgate::view::{View, ViewCache};
 
@@ -23,16 +24,20 @@ fn play(seed: u64, steps: u64) {
     let via = if seed.is_multiple_of(4) { Via::Writer } else { Via::Log };
     let mut player = Player::recording_via(via, seed, segment_bytes);
     let cache = ViewCache::new(*chance.choose(&[0, 300_000, 64 << 20]).expect("not empty"));
+    watch(&mut player, steps, &cache, &mut chance);
+}
+
+fn watch(player: &mut Player, steps: u64, cache: &Arc<ViewCache>, chance: &mut Chance) {
     let mut kept: Option<(View, Position)> = None;
     for step in 0..steps {
         player.step();
         if step + 1 == steps || chance.one_in(60) {
-            look(&mut player, &cache, &mut chance, &mut kept);
+            look(player, cache, chance, &mut kept);
         }
     }
     // Whatever was recorded since, a view has not changed.
     if let Some((view, position)) = kept {
-        check(&view, &player, position, &mut chance);
+        check(&view, player, position, chance);
     }
 }
 
@@ -67,6 +72,17 @@ fn check(view: &View, player: &Player, position: Position, chance: &mut Chance) 
     let tree = player.reference.tree_at(position);
     let compared = compare(view, &tree, chance).and_then(|()| compare_links(view, &tree));
     compared.unwrap_or_else(|difference| panic!("view at {position}: {difference}"));
+}
+
+/// The simulated disk is no better than the real one.
+#[test]
+fn histories_on_a_real_disk_equal_the_reference() {
+    for seed in 0..6 {
+        let directory = tempfile::tempdir().expect("a scratch directory");
+        let disk = RealDisk::open(directory.path()).expect("a real disk");
+        let mut player = Player::on(Arc::new(disk), seed, 256 << 10);
+        watch(&mut player, 100, &ViewCache::new(1 << 20), &mut Chance::new(seed));
+    }
 }
 
 /// The same bytes whoever reads beside: one view, one small cache, many threads.
