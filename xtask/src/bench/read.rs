@@ -1,4 +1,5 @@
-//! `bench read`: reads of a mounted point against ext4 and against a btrfs snapshot, storage cold.
+//! `bench read`: reads of a mounted point against ext4, a btrfs snapshot, and a qcow2 chain that QEMU serves
+//! over FUSE; storage cold.
 //!
 //! An eighth of the table's blocks was overwritten at random before, in pitgate's history as on btrfs below a
 //! snapshot; the table on ext4 was overwritten in place.
@@ -8,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::peer::Btrfs;
+use super::peer::{Btrfs, QemuChain};
 use super::scene::Scene;
 use super::{Figure, load, number_from};
 
@@ -37,8 +38,11 @@ pub fn run(report: &mut dyn FnMut(Figure)) -> Result<()> {
     let btrfs = Btrfs::with_snapshot(&scene.path(""), &table, len_bytes * 2 + (1 << 30), churned)?;
     let snapshot = measure(&btrfs.table())?;
     drop(btrfs);
+    let chain = QemuChain::over(&scene.path(""), &table, churned)?;
+    let qemu = measure(&chain.table())?;
+    drop(chain);
 
-    for (peer, measured) in [("btrfs snapshot", &snapshot), ("ext4", &ext4)] {
+    for (peer, measured) in [("btrfs snapshot", &snapshot), ("qemu FUSE", &qemu), ("ext4", &ext4)] {
         let mut figure = |case: &str, value, unit, peer_value| {
             report(Figure { bench: "read", case: case.to_owned(), value, unit, peer, peer_value });
         };
