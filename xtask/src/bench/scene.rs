@@ -13,6 +13,8 @@ const PATIENCE: Duration = Duration::from_secs(600);
 
 pub struct Scene {
     directory: PathBuf,
+    /// In memory, as by default.
+    state: PathBuf,
     binary: PathBuf,
     capture: Option<Child>,
     mounts: Vec<PathBuf>,
@@ -24,12 +26,13 @@ impl Scene {
         let base =
             std::env::var_os("PITGATE_BENCH_DIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
         let directory = base.join(format!("pitgate-bench-{name}-{}", std::process::id()));
-        for part in ["data", "seen", "mount", "state"] {
-            std::fs::create_dir_all(directory.join(part))
-                .with_context(|| format!("cannot create {}", directory.display()))?;
+        let state = PathBuf::from("/run").join(directory.file_name().unwrap_or_default());
+        let parts = ["data", "seen", "mount"].map(|part| directory.join(part));
+        for part in parts.iter().chain([&state]) {
+            std::fs::create_dir_all(part).with_context(|| format!("cannot create {}", part.display()))?;
         }
         let binary = release_binary()?;
-        Ok(Scene { directory, binary, capture: None, mounts: Vec::new() })
+        Ok(Scene { directory, state, binary, capture: None, mounts: Vec::new() })
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -149,7 +152,7 @@ impl Scene {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
-        command.args(arguments).env("PITGATE_STATE_DIR", self.path("state"));
+        command.args(arguments).env("PITGATE_STATE_DIR", &self.state);
         command
     }
 
@@ -175,8 +178,10 @@ impl Drop for Scene {
             // Most are gone already; what is left must not outlive the run.
             let _ = Command::new("umount").arg("--lazy").arg(mountpoint).stderr(Stdio::null()).status();
         }
-        if let Err(error) = std::fs::remove_dir_all(&self.directory) {
-            eprintln!("warning: {} is left behind: {error}", self.directory.display());
+        for directory in [&self.directory, &self.state] {
+            if let Err(error) = std::fs::remove_dir_all(directory) {
+                eprintln!("warning: {} is left behind: {error}", directory.display());
+            }
         }
     }
 }
