@@ -242,7 +242,7 @@ impl Overlay {
         self.log.sync()?;
         // Not synced itself: it only says how far the log is durable, for those who look for damage.
         self.log.append(&mut Draft::close(self.clock.now()), true)?;
-        Ok(())
+        self.log.trim()
     }
 
     /// Bytes of its log: what was written to it, and a little for each change.

@@ -178,7 +178,7 @@ fn for_seeds(usual: u64, trial: impl Fn(u64)) {
 
 #[test]
 fn an_overlay_shows_what_programs_did_to_it() {
-    for_seeds(300, |seed| {
+    for_seeds(200, |seed| {
         let mut trial = Trial::new(seed);
         for _ in 0..4 {
             trial.steps(25);
@@ -201,7 +201,7 @@ fn an_overlay_shows_what_programs_did_to_it() {
 #[test]
 fn what_an_overlay_synced_survives_kills_and_power_loss() {
     let (lives, torn, lost) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-    for_seeds(2000, |seed| {
+    for_seeds(1000, |seed| {
         let mut trial = Trial::new(seed);
         for _ in 0..3 {
             let operations = trial.chance.between(1, 60);
@@ -264,7 +264,7 @@ fn a_failed_write_or_sync_ends_an_overlays_changes_for_good() {
 
 #[test]
 fn a_full_disk_refuses_changes_and_harms_nothing() {
-    for_seeds(200, |seed| {
+    for_seeds(60, |seed| {
         let mut trial = Trial::new(seed);
         trial.steps(10);
         trial.disk.set_available(Some(trial.chance.below(100_000)));
@@ -295,7 +295,7 @@ fn a_full_disk_refuses_changes_and_harms_nothing() {
 #[test]
 fn damage_in_an_overlay_is_an_error_and_never_other_bytes() {
     let log = Path::new(DIRECTORY).join("overlay.log");
-    for_seeds(400, |seed| {
+    for_seeds(200, |seed| {
         let mut trial = Trial::new(seed);
         trial.steps(40);
         trial.overlay.close().expect("the disk is sound");

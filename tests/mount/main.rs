@@ -2,6 +2,7 @@
 
 mod base;
 mod behaviour;
+mod fio;
 mod pinned;
 mod stage;
 mod twin;
