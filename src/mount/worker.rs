@@ -146,13 +146,7 @@ fn serve(
         _ => Export::read_only(view, request.repository.clone()),
     };
     let file_system = Arc::new(FuseExport::new(Arc::new(export), Arc::new(clock)));
-    let options = SessionOptions {
-        name: format!("pitgate:{id}"),
-        subtype: SUBTYPE.to_owned(),
-        allow_other: request.allow_other || rustix::process::geteuid().is_root(),
-        read_only: request.read_only,
-        ..SessionOptions::default()
-    };
+    let options = session_options(request, id);
     let signals = Signals::listen()?;
     let session = match Session::mount(file_system, &mountpoint, &options) {
         Ok(session) => session,
@@ -189,18 +183,34 @@ fn serve(
     if let Some(opened) = &opened {
         opened.overlay.close()?;
     }
+    forget(registry, &record)?;
+    drop(worker_lock);
+    Ok(())
+}
+
+/// Takes the record of a mount that has ended away, unless its private overlay needs it.
+fn forget(registry: &Registry, record: &MountRecord) -> Result<(), MountError> {
     // A private overlay is found again by its record only: that stays until `mount remove`, which may have
     // come while we still served those who had the mount open.
     match &record.overlay {
         Some(overlay) if record.overlay_is_private => {
-            if registry.read(id)?.is_none() {
+            if registry.read(&record.id)?.is_none() {
                 remove_overlay(overlay);
             }
         }
-        _ => registry.remove(id)?,
+        _ => registry.remove(&record.id)?,
     }
-    drop(worker_lock);
     Ok(())
+}
+
+fn session_options(request: &MountRequest, id: &str) -> SessionOptions {
+    SessionOptions {
+        name: format!("pitgate:{id}"),
+        subtype: SUBTYPE.to_owned(),
+        allow_other: request.allow_other || rustix::process::geteuid().is_root(),
+        read_only: request.read_only,
+        ..SessionOptions::default()
+    }
 }
 
 /// The mountpoint without links, if it is an empty directory on which nothing is mounted. What a killed worker

@@ -119,16 +119,7 @@ impl Model {
                 Operation::SetXattr { file, name, value: value.into(), mode }
             }
             8 => Operation::RemoveXattr { file, name: xattr_name(chance) },
-            9 => {
-                let offset = self.offset(chance, file);
-                let mut len = chance.between(1, 3 * PAGE);
-                if chance.one_in(3) {
-                    len = len.next_multiple_of(PAGE);
-                }
-                let mut bytes = vec![0; len as usize];
-                chance.fill(&mut bytes);
-                Operation::Write { file, offset, bytes: bytes.into() }
-            }
+            9 => self.draw_write(chance, file),
             10 => Operation::Truncate { file, size: self.offset(chance, file) },
             11 => {
                 let (offset, len) = (self.offset(chance, file), chance.between(1, 4 * PAGE));
@@ -140,6 +131,17 @@ impl Model {
             }
             _ => Operation::Forget { file: *self.nameless.keys().next().unwrap_or(&file) },
         }
+    }
+
+    fn draw_write(&self, chance: &mut Chance, file: FileId) -> Operation {
+        let offset = self.offset(chance, file);
+        let mut len = chance.between(1, 3 * PAGE);
+        if chance.one_in(3) {
+            len = len.next_multiple_of(PAGE);
+        }
+        let mut bytes = vec![0; len as usize];
+        chance.fill(&mut bytes);
+        Operation::Write { file, offset, bytes: bytes.into() }
     }
 
     /// An offset in or a little behind the file, often at the edge of a page or of a sector.
