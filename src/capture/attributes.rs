@@ -56,7 +56,11 @@ impl PassThrough {
         let before = backing::stat_fd(fd)?;
         let applied = self.apply_attributes(node, fd, set);
         let after = backing::stat_fd(fd)?;
-        let changed = difference(&before, &after);
+        let mut changed = difference(&before, &after);
+        if state.stamped.take().is_some() {
+            // The journal has the clock's time until now.
+            changed.mtime = Some(backing::mtime(&after));
+        }
         if changed != AttributeChange::default() && !state.nameless {
             let change = NamespaceChange::Attributes { file: node.file, change: changed };
             node.touch(self.shared.recorder.record_names(change)?);

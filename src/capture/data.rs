@@ -138,11 +138,11 @@ impl PassThrough {
         if state.nameless {
             return Ok(());
         }
-        let stat = backing::stat_fd(&open.file)?;
+        let mtime = self.shared.stamps.stamp(node, &mut state);
         let position = recorder.record(ChangeBody::Data(DataChange {
             file: node.file,
             size_after: size,
-            mtime: Some(backing::mtime(&stat)),
+            mtime: Some(mtime),
             cut: false,
             zero: None,
             pages: vec![PageWrite { first_page: page_of(offset), bytes: pages }],

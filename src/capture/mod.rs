@@ -21,6 +21,7 @@ mod pending;
 mod range_lock;
 mod recorder;
 mod running;
+mod stamps;
 mod start;
 mod status;
 mod table;

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::backing::{self, InodeKey};
 use super::range_lock::RangeLock;
-use crate::types::{FileId, FileKind, PAGE_BYTES, Position};
+use crate::types::{FileId, FileKind, PAGE_BYTES, Position, Time};
 
 /// Tries to find a file again by its name while renames move it.
 const FIND_TRIES: u32 = 10_000;
@@ -50,6 +50,8 @@ pub(super) struct FileState {
     pub nameless: bool,
     /// It has `security.capability`, which any write drops.
     pub capability: bool,
+    /// The modification time given to the journal by the clock, if none was read from the backing since.
+    pub stamped: Option<Time>,
 }
 
 /// A name of a file.

@@ -11,6 +11,7 @@ use super::backing::{self, Descriptors};
 use super::node::Node;
 use super::pending::Pending;
 use super::recorder::Recorder;
+use super::stamps::Stamps;
 use super::table::{Handles, Table};
 use crate::io::fuse::{
     Caller, Capabilities, DirectoryPlusSink, DirectorySink, Entry, Errno, FileSystem, Negotiation,
@@ -27,6 +28,7 @@ pub(super) struct Shared {
     pub recorder: Recorder,
     pub descriptors: Descriptors,
     pub pending: Pending,
+    pub stamps: Stamps,
     pub counters: Counters,
 }
 

@@ -21,6 +21,7 @@ use super::node::Node;
 use super::pass::{Counters, PassThrough, Shared};
 use super::pending::Pending;
 use super::recorder::Recorder;
+use super::stamps::Stamps;
 use super::start::{self, OpenRoot, SUBTYPE};
 use super::status::{CaptureStatus, RootStatus};
 use super::table::Table;
@@ -97,6 +98,7 @@ impl Capture {
             recorder: Recorder::new(sink, config.durability, config.on_failure),
             descriptors: Descriptors::new().map_err(|e| system("open /proc/self/fd", e))?,
             pending: Pending::default(),
+            stamps: Stamps::new(Arc::clone(&clock)),
             counters: Counters::default(),
         });
         let began = clock.monotonic();
@@ -183,6 +185,7 @@ impl Capture {
     /// # Errors
     /// The sink's failure.
     pub fn seal(&self) -> Result<Position, SinkError> {
+        self.shared.settle_stamps();
         self.shared.recorder.sink().seal()
     }
 
@@ -218,6 +221,7 @@ impl Capture {
             return Err(error);
         }
         self.end_threads();
+        self.shared.settle_stamps();
         let recorder = &self.shared.recorder;
         // Bytes that only the kernel has could be lost with the power while their times were kept.
         for root in &self.roots {
@@ -388,6 +392,7 @@ fn beat(shared: &Shared, signals: &Signals) {
                 return;
             }
         }
+        shared.settle_stamps();
         if let Ok(position) = shared.recorder.record_mark(Mark::Heartbeat) {
             shared.recorder.request_commit(position);
         }

@@ -10,6 +10,10 @@ use crate::types::Time;
 pub trait Clock: Send + Sync {
     /// UTC now, at the clock's full resolution; may step in either direction.
     fn now(&self) -> Time;
+    /// UTC now as file systems stamp files: at the resolution of the kernel's tick, and cheaper than [`Clock::now`].
+    fn now_coarse(&self) -> Time {
+        self.now()
+    }
     /// Time since some fixed moment; never goes back.
     fn monotonic(&self) -> Duration;
 }
@@ -21,6 +25,11 @@ pub struct SystemClock;
 impl Clock for SystemClock {
     fn now(&self) -> Time {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+        Time::join(now.tv_sec, now.tv_nsec as u32)
+    }
+
+    fn now_coarse(&self) -> Time {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
         Time::join(now.tv_sec, now.tv_nsec as u32)
     }
 

@@ -123,6 +123,7 @@ impl Mounted {
     /// Asserts that what was recorded equals the backing files.
     pub fn assert_twin(&self) {
         self.wait_for_image();
+        self.capture().seal().expect("the sink is alive");
         let reference = self.replay();
         assert!(reference.covered);
         reference.assert_equals("data", &self.place.data());
