@@ -273,7 +273,7 @@ impl Namespace {
         }
     }
 
-    pub(super) fn add_name(&mut self, parent: FileId, name: &Bytes, file: FileId) {
+    fn add_name(&mut self, parent: FileId, name: &Bytes, file: FileId) {
         let Some(node) = self.nodes.get_mut(&file) else { return };
         node.names.push(Name { parent, name: name.clone() });
         let is_directory = node.is_directory();

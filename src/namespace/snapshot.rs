@@ -4,7 +4,7 @@ use std::io::Read;
 
 use bytes::Bytes;
 
-use super::tree::{Namespace, Node, Root};
+use super::tree::{Name, Namespace, Node, Root};
 use crate::types::{Attributes, DecodeError, Decoder, Encoder, FileId, FileKind};
 
 const MAGIC: &[u8; 8] = b"PITGNAME";
@@ -14,6 +14,8 @@ const HEADER_BYTES: usize = 8 + 4 + 8 + 8 + 32;
 /// What unpacking may fill, whatever the header says: some twenty million files.
 const UNPACKED_BYTES_MAX: u64 = 4 << 30;
 const ZSTD_LEVEL: i32 = 3;
+/// No file takes fewer bytes in a body.
+const FILE_BYTES_MIN: usize = 16;
 
 /// Why bytes are not the snapshot that they should be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -170,34 +172,57 @@ pub(super) fn decode_body(body: &Bytes) -> Result<Namespace, SnapshotError> {
         let data_dir = body.slice_ref(input.slice()?);
         namespace.roots.push(Root { file, label, mountpoint, data_dir });
     }
-    let mut names = Vec::new();
+    let mut names: Vec<Named> = Vec::new();
     let mut previous = 0u64;
-    for _ in 0..input.varint()? {
+    let count = input.varint()?;
+    // A file takes more bytes than this, so the word of the input is not believed beyond its length.
+    let likely = usize::try_from(count).unwrap_or(usize::MAX).min(input.remaining() / FILE_BYTES_MIN);
+    namespace.nodes.reserve(likely);
+    names.reserve(likely);
+    for _ in 0..count {
         let step = input.varint()?;
         let file = FileId(previous.checked_add(step).ok_or_else(|| input.error("file id"))?);
         if step == 0 || file >= namespace.next_file || file.is_overlay() {
             return Err(input.error("file id").into());
         }
         previous = file.0;
-        let node = decode_node(body, &mut input, |parent, name| names.push((parent, name, file)))?;
+        let node = decode_node(body, &mut input)?;
+        let is_directory = node.is_directory();
+        names.extend(node.names.iter().cloned().map(|name| Named { name, file, is_directory }));
         namespace.nodes.insert(file, node);
     }
     input.finish()?;
-    for (parent, name, file) in names {
-        if namespace.directory(parent).is_none_or(|directory| directory.children.contains_key(&name)) {
-            return Err(SnapshotError::Inconsistent(file));
-        }
-        namespace.add_name(parent, &name, file);
-    }
+    fill_directories(&mut namespace, names)?;
     check(&namespace)?;
     Ok(namespace)
 }
 
-fn decode_node(
-    body: &Bytes,
-    input: &mut Decoder<'_>,
-    mut name: impl FnMut(FileId, Bytes),
-) -> Result<Node, SnapshotError> {
+struct Named {
+    name: Name,
+    file: FileId,
+    is_directory: bool,
+}
+
+/// Directories are built from sorted names, which is much cheaper than name by name.
+fn fill_directories(namespace: &mut Namespace, mut names: Vec<Named>) -> Result<(), SnapshotError> {
+    names.sort_unstable_by(|a, b| (a.name.parent, &a.name.name).cmp(&(b.name.parent, &b.name.name)));
+    if let Some(pair) = names.windows(2).find(|pair| pair[0].name == pair[1].name) {
+        return Err(SnapshotError::Inconsistent(pair[1].file));
+    }
+    for of_directory in names.chunk_by(|a, b| a.name.parent == b.name.parent) {
+        let parent = of_directory[0].name.parent;
+        let node = namespace.nodes.get_mut(&parent);
+        let Some(directory) = node.and_then(|node| node.directory.as_mut()) else {
+            return Err(SnapshotError::Inconsistent(of_directory[0].file));
+        };
+        let directories = of_directory.iter().filter(|named| named.is_directory).count();
+        directory.directories = u32::try_from(directories).unwrap_or(u32::MAX);
+        directory.children = of_directory.iter().map(|named| (named.name.name.clone(), named.file)).collect();
+    }
+    Ok(())
+}
+
+fn decode_node(body: &Bytes, input: &mut Decoder<'_>) -> Result<Node, SnapshotError> {
     let mut node = Node::new(Attributes::decode(input)?, Bytes::new());
     match node.attributes.kind {
         FileKind::Regular => node.size = input.varint()?,
@@ -206,7 +231,7 @@ fn decode_node(
     }
     for _ in 0..input.varint()? {
         let parent = FileId(input.varint()?);
-        name(parent, body.slice_ref(input.name_slice()?));
+        node.names.push(Name { parent, name: body.slice_ref(input.name_slice()?) });
     }
     for _ in 0..input.varint()? {
         let name = body.slice_ref(input.slice()?);
@@ -245,8 +270,10 @@ fn check(namespace: &Namespace) -> Result<(), SnapshotError> {
     let mut ahead = vec![FileId::SOURCE];
     while let Some(at) = ahead.pop() {
         reached += 1;
-        let below = namespace.children(at).map(|(_, file)| file);
-        ahead.extend(below.filter(|&file| namespace.directory(file).is_some()));
+        if namespace.directory(at).is_some_and(|directory| directory.directories > 0) {
+            let below = namespace.children(at).map(|(_, file)| file);
+            ahead.extend(below.filter(|&file| namespace.directory(file).is_some()));
+        }
     }
     if reached == directories { Ok(()) } else { wrong(FileId::SOURCE) }
 }

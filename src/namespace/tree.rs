@@ -1,6 +1,7 @@
 //! The tree and the questions it answers.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Bound;
 
 use bytes::Bytes;
@@ -14,9 +15,30 @@ use crate::types::{Attributes, FileId, FileKind, Time};
 /// the name kept by the file agree; a file without a name is one created without (`O_TMPFILE`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Namespace {
-    pub(super) nodes: HashMap<FileId, Node>,
+    pub(super) nodes: HashMap<FileId, Node, SpreadIds>,
     pub(super) roots: Vec<Root>,
     pub(super) next_file: FileId,
+}
+
+/// Ids are given one by one by ourselves: spreading them over the table is all that hashing must do.
+pub(super) type SpreadIds = BuildHasherDefault<IdHasher>;
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.write_u64(u64::from(byte)));
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        // Fibonacci hashing; the high bits, which the table looks at first, get the most of it.
+        self.0 = (self.0.rotate_left(8) ^ id).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0 ^ self.0 >> 32
+    }
 }
 
 /// A root: a captured directory tree.
@@ -116,7 +138,7 @@ impl Namespace {
             Attributes { kind: FileKind::Directory, mode: 0o755, uid: 0, gid: 0, rdev: 0, mtime: Time(0) };
         let source = Node::new(attributes, Bytes::new());
         Namespace {
-            nodes: HashMap::from([(FileId::SOURCE, source)]),
+            nodes: HashMap::from_iter([(FileId::SOURCE, source)]),
             roots: Vec::new(),
             next_file: FileId(FileId::SOURCE.0 + 1),
         }

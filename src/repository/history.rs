@@ -1,7 +1,7 @@
 //! What a source holds, sealed: segments, snapshots, coverage, bookmarks; and its readers.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -15,8 +15,10 @@ use crate::io::Lock;
 use crate::journal::{DamagedPlace, MarkAt, SegmentId, SegmentReader, SegmentSummary};
 use crate::types::{Mark, Position, Time};
 
-/// Segments kept open, each with one file descriptor.
-const OPEN_SEGMENTS_MAX: usize = 512;
+/// The newest segments stay open once they are, each with one file descriptor: every read passes them.
+const NEWEST_SEGMENTS: usize = 512;
+/// Of the older ones, so many are kept open.
+const OLDER_SEGMENTS_OPEN: usize = 64;
 
 /// A position and its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -109,7 +111,9 @@ pub struct History {
     bookmarks: Vec<Bookmark>,
     damages: Vec<String>,
     cache: Arc<BlockCache>,
-    readers: Mutex<LruCache<SegmentId, Arc<SegmentReader>>>,
+    /// One for each of the newest segments.
+    newest: Vec<OnceLock<Arc<SegmentReader>>>,
+    older: Mutex<LruCache<usize, Arc<SegmentReader>>>,
     _lease: Option<Lock>,
 }
 
@@ -133,16 +137,17 @@ impl History {
                 _ => None,
             })
             .collect();
-        let open_max = std::num::NonZeroUsize::new(OPEN_SEGMENTS_MAX).expect("a positive constant");
+        let older_max = std::num::NonZeroUsize::new(OLDER_SEGMENTS_OPEN).expect("a positive constant");
         History {
             source,
             coverage: coverage::of(&segments),
             snapshots: state.snapshots.values().cloned().collect(),
+            newest: (0..segments.len().min(NEWEST_SEGMENTS)).map(|_| OnceLock::new()).collect(),
+            older: Mutex::new(LruCache::new(older_max)),
             segments,
             bookmarks,
             damages,
             cache,
-            readers: Mutex::new(LruCache::new(open_max)),
             _lease: lease,
         }
     }
@@ -176,6 +181,14 @@ impl History {
         self.segments.partition_point(|segment| segment.summary.first_position <= position)
     }
 
+    /// The first of `segments()` that a view at `position` may need: the tree may have started anew since the
+    /// beginning, and no file behind such a reset has pages before it.
+    #[must_use]
+    pub fn segments_from(&self, position: Position) -> usize {
+        let reset = self.snapshots.iter().rfind(|snapshot| snapshot.reset && snapshot.position <= position);
+        reset.map_or(0, |reset| self.segments_before(reset.position))
+    }
+
     /// The reader of `segments()[index]`, opened when first asked for and kept open for a while.
     ///
     /// # Errors
@@ -185,12 +198,20 @@ impl History {
     /// If `index` is out of range.
     pub fn segment(&self, index: usize) -> Result<Arc<SegmentReader>, RepositoryError> {
         let id = self.segments[index].id;
-        if let Some(reader) = self.readers.lock().get(&id) {
+        let older = self.segments.len() - self.newest.len();
+        // Opened outside the lock, so that a slow file does not hold up the readers of others.
+        if let Some(kept) = index.checked_sub(older) {
+            if let Some(reader) = self.newest[kept].get() {
+                return Ok(reader.clone());
+            }
+            let reader = Arc::new(self.source.open_segment(id, &self.cache)?);
+            return Ok(self.newest[kept].get_or_init(|| reader).clone());
+        }
+        if let Some(reader) = self.older.lock().get(&index) {
             return Ok(reader.clone());
         }
-        // Opened outside the lock, so that a slow file does not hold up the readers of others.
         let reader = Arc::new(self.source.open_segment(id, &self.cache)?);
-        self.readers.lock().put(id, reader.clone());
+        self.older.lock().put(index, reader.clone());
         Ok(reader)
     }
 

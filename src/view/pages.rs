@@ -37,14 +37,14 @@ pub(super) struct Stored {
 pub(super) struct Pages {
     history: Arc<History>,
     position: Position,
-    /// Segments `0 .. segments` of the history begin at or before the position.
-    segments: usize,
+    /// Segments of the history that begin at or before the position and may hold pages of its files.
+    segments: std::ops::Range<usize>,
     cache: Arc<ViewCache>,
 }
 
 impl Pages {
     pub fn new(history: Arc<History>, position: Position, cache: Arc<ViewCache>) -> Pages {
-        let segments = history.segments_before(position);
+        let segments = history.segments_from(position)..history.segments_before(position);
         Pages { history, position, segments, cache }
     }
 
@@ -54,7 +54,7 @@ impl Pages {
         let mut open = vec![(first_page, count)];
         let mut still_open = Vec::new();
         let mut found: Vec<Found> = Vec::new();
-        for number in (0..self.segments).rev() {
+        for number in self.segments.clone().rev() {
             if open.is_empty() {
                 break;
             }
@@ -94,7 +94,7 @@ impl Pages {
         let mut page = first_page;
         while page < end_page {
             let mut hole_pages = end_page - page;
-            for number in (0..self.segments).rev() {
+            for number in self.segments.clone().rev() {
                 let segment = self.history.segment(number).map_err(|error| segment_error(&error))?;
                 let piece = segment
                     .index()

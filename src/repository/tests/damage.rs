@@ -201,6 +201,12 @@ fn a_lost_segment_is_named_and_points_before_it_stay() {
     expected.apply(&root).unwrap();
     let history = source.history(&cache()).unwrap();
     assert_eq!(history.namespace_at(covered).unwrap(), expected);
+    assert_eq!(
+        history.segments_from(covered),
+        10,
+        "no page of the new tree is looked for in the old segments"
+    );
+    assert_eq!(history.segments_from(sound.end), 0);
     assert_eq!(history.ranges().last().unwrap().first.position, covered);
     // And the life after that finds its tree.
     assert_eq!(Life::begin(&source, &clock).seat.namespace, expected);
