@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::registry::{Registry, storage};
 use super::users::users_of;
-use super::worker::{SUBTYPE, draw_id, is_dead_mount, remove_overlay};
+use super::worker::{SUBTYPE, draw_id, is_dead_mount, is_overlay_free, remove_overlay};
 use super::{MountError, MountRecord, MountRequest, state_directory};
 use crate::io::{Clock, SystemClock, fuse, mounted_on};
 
@@ -98,7 +98,12 @@ pub fn remove(id_or_mountpoint: &str, lazy: bool) -> Result<MountRecord, MountEr
         && record.overlay_is_private
         && let Some(overlay) = &record.overlay
     {
-        remove_overlay(overlay);
+        // It may have been attached again by its path.
+        if is_overlay_free(overlay) {
+            remove_overlay(overlay);
+        } else {
+            tracing::warn!("{} stays: it is gone already, or another mount uses it", overlay.display());
+        }
     }
     Ok(MountRecord { serving: false, ..record })
 }

@@ -11,7 +11,7 @@ use super::users::users_of;
 use super::{Export, FuseExport, MountError, MountRecord, state_directory};
 use crate::index::BlockCache;
 use crate::io::fuse::{Session, SessionOptions};
-use crate::io::{Clock, MountEntry, Randomness, RealDisk, SystemClock, SystemRandomness, mounted_on};
+use crate::io::{Clock, Disk, MountEntry, Randomness, RealDisk, SystemClock, SystemRandomness, mounted_on};
 use crate::overlay::{Overlay, OverlayIdentity, OverlayOptions};
 use crate::types::Image;
 use crate::view::{View, ViewCache};
@@ -96,11 +96,15 @@ pub fn run(request: &MountRequest, serving: &mut dyn FnMut(&MountRecord)) -> Res
     }
     let id = request.id.clone().map_or_else(draw_id, Ok)?;
     let result = serve(request, &id, &registry, serving);
-    if let (Err(error), true) = (&result, request.id.is_some()) {
+    match (&result, &request.id) {
+        (Ok(()), _) => {}
         // For the one who started us and waits.
-        if let Err(unsaid) = std::fs::write(registry.path(&id, "failed"), chain(error)) {
-            tracing::error!("{}: {unsaid}", chain(error));
+        (Err(error), Some(_)) => {
+            if let Err(unsaid) = std::fs::write(registry.path(&id, "failed"), chain(error)) {
+                tracing::error!("{}: {unsaid}", chain(error));
+            }
         }
+        (Err(_), None) => registry.remove(&id)?,
     }
     result
 }
@@ -332,6 +336,12 @@ fn open_overlay(
         );
     }
     Ok(OpenedOverlay { overlay: Arc::new(overlay), is_new: false })
+}
+
+/// Whether no mount uses the overlay in this directory.
+pub(super) fn is_overlay_free(directory: &Path) -> bool {
+    let lock = RealDisk::open(directory).and_then(|disk| disk.try_lock(Path::new("lock"), false));
+    matches!(lock, Ok(Some(_)))
 }
 
 /// Deletes the files of an overlay, and its directory if nothing else is in it.
