@@ -85,26 +85,15 @@ pub fn run(arguments: CaptureArguments, output: &Output) -> Result<u8> {
     let config = config(&arguments)?;
     let repository = arguments.repository.open(Access::Write)?;
     check_directories(&config)?;
-    let source = source(&repository, &arguments.source)?;
-    let state = state_directory()?;
-    let socket = control_socket(&state, &repository.identity().0, source.name());
-
-    let seat = source.become_writer(&history::holder(), &block_cache())?;
-    report_recovery(&seat);
-    let resume = resume(&source, &seat);
-    let writer = Arc::new(Writer::start(
-        writer_config(&arguments),
-        seat.log_state.clone(),
-        repository.disk().clone(),
-        Arc::new(SystemClock),
-        seat.publisher(),
-    )?);
-    let sink: Arc<dyn ChangeSink> = writer.clone();
-    let mountpoints = config.roots.iter().map(|root| root.mountpoint.clone()).collect();
-    let capture = Arc::new(Capture::start(config, sink, resume, Arc::new(SystemClock))?);
-    let control = ControlServer::start(&socket, capture.clone())?;
-    watch_signals(&capture)?;
-
+    let (source, is_new) = source(&repository, &arguments.source)?;
+    let begun = begin(&arguments, &repository, &source, config);
+    if begun.is_err() && is_new {
+        // Nothing half-made: who corrects the mistake begins anew.
+        if let Err(error) = source.clone().discard() {
+            tracing::warn!("source `{}` is left, empty: {error}", source.name());
+        }
+    }
+    let Begun { seat, writer, capture, control, mountpoints } = begun?;
     let serving = Serving { source: source.name().to_owned(), mountpoints, position: writer.written() };
     let announced = output.print(&serving, |serving| {
         let mountpoints: Vec<String> =
@@ -123,6 +112,42 @@ pub fn run(arguments: CaptureArguments, output: &Output) -> Result<u8> {
         seat.store_catalogue(clean_stop, &catalogue.encode(&source.identity().0))?;
     }
     Ok(DONE)
+}
+
+/// A capture that serves, and what it stands on.
+struct Begun {
+    seat: Seat,
+    writer: Arc<Writer>,
+    capture: Arc<Capture>,
+    control: ControlServer,
+    mountpoints: Vec<PathBuf>,
+}
+
+fn begin(
+    arguments: &CaptureArguments,
+    repository: &Repository,
+    source: &Source,
+    config: CaptureConfig,
+) -> Result<Begun> {
+    let state = state_directory()?;
+    let socket = control_socket(&state, &repository.identity().0, source.name());
+
+    let seat = source.become_writer(&history::holder(), &block_cache())?;
+    report_recovery(&seat);
+    let resume = resume(source, &seat);
+    let writer = Arc::new(Writer::start(
+        writer_config(arguments),
+        seat.log_state.clone(),
+        repository.disk().clone(),
+        Arc::new(SystemClock),
+        seat.publisher(),
+    )?);
+    let sink: Arc<dyn ChangeSink> = writer.clone();
+    let mountpoints = config.roots.iter().map(|root| root.mountpoint.clone()).collect();
+    let capture = Arc::new(Capture::start(config, sink, resume, Arc::new(SystemClock))?);
+    let control = ControlServer::start(&socket, capture.clone())?;
+    watch_signals(&capture)?;
+    Ok(Begun { seat, writer, capture, control, mountpoints })
 }
 
 /// Waits for the end, and for another request if the mountpoints are still in use then.
@@ -234,15 +259,15 @@ fn writer_config(arguments: &CaptureArguments) -> WriterConfig {
     config
 }
 
-/// The source with this name; a new one reads times in this machine's zone.
-fn source(repository: &Repository, name: &str) -> Result<Source> {
+/// The source with this name, and whether it is new; a new one reads times in this machine's zone.
+fn source(repository: &Repository, name: &str) -> Result<(Source, bool)> {
     match repository.source(name) {
         Err(RepositoryError::NoSuchSource { .. }) => {
             let zone = jiff::tz::TimeZone::system().iana_name().unwrap_or("UTC").to_owned();
             let options = SourceOptions { identity: new_identity()?, created: SystemClock.now(), zone };
-            Ok(repository.create_source(name, options)?)
+            Ok((repository.create_source(name, options)?, true))
         }
-        found => Ok(found?),
+        found => Ok((found?, false)),
     }
 }
 

@@ -124,6 +124,30 @@ impl Source {
         Ok(Some(Source { repository: repository.clone(), name: name.to_owned(), options }))
     }
 
+    /// Takes back a source that this process has just made and that offers no point: its name is free again.
+    ///
+    /// # Errors
+    /// `RepositoryError::ReadOnly`, `Storage`; `SourceExists` if it offers points.
+    pub fn discard(self) -> Result<(), RepositoryError> {
+        self.repository.require_write()?;
+        let disk = &**self.disk();
+        let offers_points = !self.history(&Arc::new(BlockCache::new(0)))?.ranges().is_empty();
+        if offers_points {
+            return Err(RepositoryError::SourceExists { name: self.name });
+        }
+        // What names the source goes last: a power cut in between leaves a source that is empty, and whole.
+        for directory in DIRECTORIES {
+            let directory = self.path(Path::new(directory));
+            for name in names_in(disk, &directory)? {
+                let path = directory.join(name);
+                disk.remove(&path).map_err(|error| storage(disk, "remove", &path, error))?;
+            }
+            disk.sync_directory(&directory).map_err(|error| storage(disk, "sync", &directory, error))?;
+        }
+        let path = self.path(Path::new(SOURCE_FILE));
+        disk.remove(&path).map_err(|error| storage(disk, "remove", &path, error))
+    }
+
     pub(super) fn create(
         repository: &Repository,
         name: &str,

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::deadline::wait_until;
+use crate::deadline::{run, wait_until};
 use crate::site::{SOURCE, Site, is_mountpoint};
 
 fn text(path: &Path) -> &str {
@@ -149,6 +149,46 @@ fn a_process_that_holds_the_data_directory_is_named() {
     holder.wait().unwrap();
     assert_says(&message, &["sleep", &id]);
     assert!(!is_mountpoint(site.data()));
+    assert_eq!(
+        site.json(&["source", "list", "--repo", text(&site.repository)])["sources"],
+        serde_json::json!([])
+    );
+    assert_eq!(
+        fs::read_dir(site.repository.join("sources").join(SOURCE).join("segments")).unwrap().count(),
+        0
+    );
+}
+
+#[test]
+fn a_machine_without_fuse_is_told_so() {
+    let site = Site::new(&["data"]);
+    fs::write(site.data().join("file"), "content").unwrap();
+    let capture = site.start_capture(&[]);
+    site.wait_for_points();
+    capture.stop();
+
+    // A device directory of its own, without /dev/fuse, for these commands only.
+    let without_fuse = |words: &[&str]| {
+        let script = "mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && mknod -m 666 /dev/urandom c 1 9 \
+            && exec \"$@\"";
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", script, "sh", env!("CARGO_BIN_EXE_pitgate")]).args(words);
+        command.env("PITGATE_STATE_DIR", site.path("state"));
+        let ended = run(&mut command, &site.path("state"), Duration::from_secs(30));
+        assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
+        ended.stderr
+    };
+    let copy = site.path("copy");
+    fs::create_dir(&copy).unwrap();
+    let message = without_fuse(&site.of_source(&["mount", "create", "--at", "latest"], &[text(&copy)]));
+    assert_says(&message, &["/dev/fuse"]);
+    assert_eq!(site.json(&["mount", "list"])["mounts"], serde_json::json!([]));
+    let root = format!("{}:{}", site.data().display(), site.live().display());
+    let message =
+        without_fuse(&["capture", "--repo", text(&site.repository), "--source", "other", "--root", &root]);
+    assert_says(&message, &["/dev/fuse"]);
+    let sources = site.json(&["source", "list", "--repo", text(&site.repository)]);
+    assert_eq!(sources["sources"].as_array().unwrap().len(), 1, "{sources}");
 }
 
 #[test]
