@@ -6,16 +6,25 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// One file of a tree; a directory has no link count, since that is the file system's own business.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
     pub mode: u32,
     pub uid: u32,
     pub gid: u32,
     pub size: u64,
     pub links: u64,
-    /// In units of 10 ms, as promised.
-    pub mtime: i64,
+    pub mtime: Mtime,
     pub content: String,
+}
+
+/// A modification time in nanoseconds; two are the same if they are no more than 10 ms apart, as promised.
+#[derive(Clone, Copy, Debug)]
+pub struct Mtime(pub i64);
+
+impl PartialEq for Mtime {
+    fn eq(&self, other: &Mtime) -> bool {
+        self.0.abs_diff(other.0) <= 10_000_000
+    }
 }
 
 /// Every file below `root`, by relative path. Only the digest of content is kept.
@@ -44,7 +53,7 @@ fn add(root: &Path, relative: &Path, tree: &mut BTreeMap<PathBuf, Entry>) {
         gid: metadata.gid(),
         size: if metadata.is_dir() { 0 } else { metadata.size() },
         links: if metadata.is_dir() { 0 } else { metadata.nlink() },
-        mtime: (metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec()) / 10_000_000,
+        mtime: Mtime(metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec()),
         content,
     };
     tree.insert(relative.to_owned(), entry);
