@@ -8,4 +8,5 @@ mod recording;
 mod refusals;
 mod restart;
 mod semantics;
+mod suites;
 mod twin;

@@ -1,6 +1,6 @@
 //! A capture of a temporary directory, gone with the test.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,6 +37,18 @@ impl Place {
 
     pub fn mountpoint(&self) -> PathBuf {
         self.directory.path().join("mnt")
+    }
+
+    /// The directory of everything else of the test.
+    pub fn above(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Lets other users reach the directories, which lie in one of this user's alone.
+    pub fn open_to_all(&self) {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(self.above(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::set_permissions(self.data(), std::fs::Permissions::from_mode(0o777)).unwrap();
     }
 
     pub fn root(&self) -> RootConfig {

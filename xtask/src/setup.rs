@@ -63,3 +63,15 @@ pub fn tools(phases: &mut Phases) {
         }
     }
 }
+
+/// Installs the suites of the long run that are missing.
+pub fn suites(phases: &mut Phases) {
+    for suite in ["pjdfstest", "fsx"] {
+        let found = Command::new(suite).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        if !found.is_ok_and(|status| status.success()) {
+            let mut command = Command::new("cargo");
+            command.args(["install", "--debug", "--locked", suite]);
+            phases.run(&format!("install {suite}"), INSTALL_LIMIT, &mut command);
+        }
+    }
+}

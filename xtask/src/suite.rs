@@ -50,7 +50,13 @@ pub fn test(length: Length) -> Result<()> {
     let mut tests = cargo("nextest run --workspace --profile");
     tests.arg(profile);
     if length == Length::Long {
-        tests.env("PITGATE_LONG", "1").env("PITGATE_HISTORIES", "100000").env("PITGATE_SEEDS", "100000");
+        setup::suites(&mut phases);
+        tests.args(["--run-ignored", "all"]);
+        tests
+            .env("PITGATE_LONG", "1")
+            .env("PITGATE_LIVES", "1000")
+            .env("PITGATE_HISTORIES", "100000")
+            .env("PITGATE_SEEDS", "100000");
     }
     phases.run("tests", limit, &mut tests);
     phases.run("doc tests", 10 * MINUTE, &mut cargo("test --quiet --workspace --doc"));
