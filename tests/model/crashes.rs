@@ -2,6 +2,7 @@
 //! fails: nothing acknowledged is lost, no byte is wrong, and recovery says exactly what it did.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::tz::TimeZone;
 use pitgate::io::{Fault, Operation};
@@ -18,6 +19,41 @@ use crate::seeds::play_seeds;
 const STEPS_MAX: u64 = 150;
 const VIEWS_PER_LIFE: usize = 3;
 
+/// What happened, over all seeds: a test in which nothing happens proves nothing.
+#[derive(Debug, Default)]
+struct Tally {
+    recoveries: AtomicU64,
+    recoveries_cut_short: AtomicU64,
+    recoveries_failed: AtomicU64,
+    changes_lost: AtomicU64,
+    changes_kept_unacknowledged: AtomicU64,
+    tails_cut: AtomicU64,
+    writers_refused: AtomicU64,
+    clean_stops: AtomicU64,
+}
+
+impl Tally {
+    fn assert_rich(&self, seeds: u64) {
+        let counts = [
+            &self.recoveries,
+            &self.recoveries_cut_short,
+            &self.recoveries_failed,
+            &self.changes_lost,
+            &self.changes_kept_unacknowledged,
+            &self.tails_cut,
+            &self.writers_refused,
+            &self.clean_stops,
+        ];
+        // Each happens in every second history or more often; a tenth of that is no accident.
+        let enough = counts.iter().all(|count| count.load(Ordering::Relaxed) >= seeds / 20);
+        assert!(enough, "too little happened in {seeds} histories: {self:?}");
+    }
+}
+
+fn count(counter: &AtomicU64, times: u64) {
+    counter.fetch_add(times, Ordering::Relaxed);
+}
+
 /// How a life is made to end.
 #[derive(Clone, Copy, Debug)]
 enum Threat {
@@ -32,7 +68,7 @@ enum Threat {
 }
 
 /// Plays `steps` steps of a history of several lives. Panics at the first fault.
-fn play(seed: u64, steps: u64) {
+fn play(seed: u64, steps: u64, tally: &Tally) {
     let mut chance = Chance::new(seed ^ 0x6372_6173_6865_7321);
     let mut mortal = Mortal::new(seed, *chance.choose(&[64 << 10, 256 << 10, 64 << 20]).expect("not empty"));
     threaten(&mortal, &mut chance);
@@ -40,11 +76,12 @@ fn play(seed: u64, steps: u64) {
         let stepped = mortal.step();
         let dies_unprovoked = chance.one_in(60);
         if stepped != Stepped::Alive || dies_unprovoked {
-            end_life(&mut mortal, &mut chance, stepped == Stepped::Stopped);
+            count(&tally.writers_refused, u64::from(stepped == Stepped::Failed));
+            end_life(&mut mortal, &mut chance, stepped == Stepped::Stopped, tally);
             threaten(&mortal, &mut chance);
         }
     }
-    end_life(&mut mortal, &mut chance, false);
+    end_life(&mut mortal, &mut chance, false, tally);
 }
 
 fn threaten(mortal: &Mortal, chance: &mut Chance) {
@@ -54,51 +91,27 @@ fn threaten(mortal: &Mortal, chance: &mut Chance) {
     match threat {
         Threat::Nothing => {}
         Threat::Kill => mortal.disk.kill_after(chance.between(1, 120)),
-        Threat::Failure => {
-            let operation = *chance
-                .choose(&[
-                    Operation::Write,
-                    Operation::Sync,
-                    Operation::Sync,
-                    Operation::SyncDirectory,
-                    Operation::Name,
-                    Operation::Read,
-                ])
-                .expect("not empty");
-            let times = if chance.one_in(3) { u64::MAX } else { 1 };
-            mortal.disk.inject(Fault { operation, after: chance.below(20), times });
-        }
+        Threat::Failure => mortal.disk.inject(draw_fault(chance, 20)),
         Threat::Full => mortal.disk.set_available(Some(chance.below(300 << 10))),
     }
 }
 
 /// Ends the life under way, recovers (perhaps dying again while at it), and judges what is left.
-fn end_life(mortal: &mut Mortal, chance: &mut Chance, stopped: bool) {
+fn end_life(mortal: &mut Mortal, chance: &mut Chance, stopped: bool, tally: &Tally) {
     // A poisoned writer stays so: nothing it says afterwards could be believed.
     mortal.assert_poison_holds();
     let was_synced = mortal.is_synced();
-    let mut attempts = 0;
-    loop {
-        attempts += 1;
-        mortal.die(chance.one_in(2));
-        if chance.one_in(3) {
-            // Readers do not wait for a writer: what is published can be mounted as it lies.
-            look(mortal, chance, false);
-        }
-        if chance.one_in(3) {
-            mortal.disk.kill_after(chance.between(1, 80));
-        }
-        match mortal.begin_life() {
-            Ok(()) => break,
-            Err(_) if mortal.disk.is_killed() => {}
-            // A full disk: what recovery needs of room, it may ask for.
-            Err(error) if mortal.is_full(&error) => mortal.disk.set_available(None),
-            Err(error) => panic!("recovery failed: {error}"),
-        }
-    }
+    let attempts = recover(mortal, chance, tally);
+    let unacknowledged = mortal.unacknowledged();
     let recovery = mortal.judge_recovery();
+    let kept = mortal.reference.changes().iter().filter(|change| unacknowledged.contains(&change.0)).count();
+    count(&tally.recoveries, 1);
+    count(&tally.changes_kept_unacknowledged, kept as u64);
+    count(&tally.changes_lost, (unacknowledged.len() - kept) as u64);
+    count(&tally.tails_cut, u64::from(recovery.discarded_bytes > 0));
     // A life that died before its first change may have changed files all the same.
     let is_clean = matches!(mortal.beginning(), Beginning::CleanStop { .. });
+    count(&tally.clean_stops, u64::from(is_clean));
     assert!(is_clean || !stopped || attempts > 1, "stopped in good order, and {:?}", mortal.beginning());
     let stop = ChangeBody::Mark(Mark::CleanStop);
     let last = mortal.reference.changes().last().map(|(_, _, change)| change);
@@ -114,6 +127,49 @@ fn end_life(mortal: &mut Mortal, chance: &mut Chance, stopped: bool) {
     let report = mortal.verify();
     assert_eq!(report.damages, [], "a crash leaves no damage behind");
     assert_eq!(report.put_aside, [], "a crash puts nothing aside");
+}
+
+/// Lets one process after the other try to become the writer, some of them dying or failing too. Returns how
+/// many it took.
+fn recover(mortal: &mut Mortal, chance: &mut Chance, tally: &Tally) -> u32 {
+    for attempt in 1.. {
+        mortal.die(chance.one_in(2));
+        if chance.one_in(3) {
+            // Readers do not wait for a writer: what is published can be mounted as it lies.
+            look(mortal, chance, false);
+        }
+        let trouble = chance.below(6);
+        match trouble {
+            0 | 1 => mortal.disk.kill_after(chance.between(1, 80)),
+            2 => mortal.disk.inject(draw_fault(chance, 40)),
+            _ => {}
+        }
+        match mortal.begin_life() {
+            Ok(()) => return attempt,
+            Err(_) if mortal.disk.is_killed() => count(&tally.recoveries_cut_short, 1),
+            // Storage that fails is no damage, and nothing is cut because of it.
+            Err(_) if trouble == 2 => count(&tally.recoveries_failed, 1),
+            // A full disk: what recovery needs of room, it may ask for.
+            Err(error) if mortal.is_full(&error) => mortal.disk.set_available(None),
+            Err(error) => panic!("recovery failed: {error}"),
+        }
+    }
+    unreachable!("the loop ends only by returning")
+}
+
+fn draw_fault(chance: &mut Chance, after_max: u64) -> Fault {
+    let operations = [
+        Operation::Write,
+        Operation::Sync,
+        Operation::Sync,
+        Operation::SyncDirectory,
+        Operation::Name,
+        Operation::Read,
+        Operation::Read,
+    ];
+    let operation = *chance.choose(&operations).expect("not empty");
+    let times = if chance.one_in(3) { u64::MAX } else { 1 };
+    Fault { operation, after: chance.below(after_max), times }
 }
 
 /// Compares views at some of the positions that are offered with the reference. `recovered`: everything that
@@ -166,5 +222,9 @@ fn check(view: &View, mortal: &Mortal, position: Position, chance: &mut Chance) 
 /// `PITGATE_SEEDS` sets how many; `PITGATE_SEED` replays one, its first `PITGATE_STEPS`.
 #[test]
 fn nothing_acknowledged_is_lost() {
-    play_seeds(1_200, STEPS_MAX, play);
+    let tally = Tally::default();
+    let played = play_seeds(1_200, STEPS_MAX, |seed, steps| play(seed, steps, &tally));
+    if played > 1 {
+        tally.assert_rich(played);
+    }
 }

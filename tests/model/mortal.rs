@@ -1,5 +1,6 @@
 //! A writer that may die at any time, and what its repository owes to those it acknowledged changes to.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -142,6 +143,12 @@ impl Mortal {
         self.generator.resume(self.reference.tree_at(Position::MAX));
         self.failed = false;
         recovery
+    }
+
+    /// Positions of changes that nobody was promised anything of.
+    pub fn unacknowledged(&self) -> BTreeSet<Position> {
+        let positions = self.reference.changes().iter().map(|change| change.0);
+        positions.filter(|position| *position > self.acknowledged).collect()
     }
 
     /// Whether nothing was appended since the last acknowledgement, nor failed.

@@ -10,11 +10,11 @@ pub fn number_from(variable: &str) -> Option<u64> {
 }
 
 /// Plays the seeds below `count` (`PITGATE_SEEDS` if set), each with `steps` steps, and panics with the seed
-/// of a failure. `PITGATE_SEED` replays one, its first `PITGATE_STEPS`, and prints what it does if asked.
-pub fn play_seeds(count: u64, steps: u64, play: impl Fn(u64, u64) + Sync) {
+/// of a failure. `PITGATE_SEED` replays one, its first `PITGATE_STEPS`. Returns how many were played.
+pub fn play_seeds(count: u64, steps: u64, play: impl Fn(u64, u64) + Sync) -> u64 {
     if let Some(seed) = number_from("PITGATE_SEED") {
         play(seed, number_from("PITGATE_STEPS").unwrap_or(steps));
-        return;
+        return 1;
     }
     let count = number_from("PITGATE_SEEDS").unwrap_or(count);
     let next = AtomicU64::new(number_from("PITGATE_FIRST_SEED").unwrap_or(0));
@@ -43,6 +43,7 @@ pub fn play_seeds(count: u64, steps: u64, play: impl Fn(u64, u64) + Sync) {
         let fault = fault_of(&play, seed, shortest).unwrap_or_default();
         panic!("PITGATE_SEED={seed} PITGATE_STEPS={shortest}: {fault}");
     }
+    count
 }
 
 fn fault_of(play: &(impl Fn(u64, u64) + Sync), seed: u64, steps: u64) -> Option<String> {
