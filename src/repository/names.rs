@@ -112,7 +112,8 @@ impl History {
     /// Names, attributes, sizes as they stood at `position`, covered or not.
     ///
     /// # Errors
-    /// `RepositoryError::NamesLost` names the segment and what is wrong with it.
+    /// `RepositoryError::NamesLost` names the segment and what is wrong with it; `Journal` if storage does not
+    /// answer.
     pub fn namespace_at(&self, position: Position) -> Result<Namespace, RepositoryError> {
         let (start, mut namespace) = self.snapshot_before(position)?;
         let from = self.segments().partition_point(|segment| segment.summary.last_position <= start);
@@ -123,7 +124,15 @@ impl History {
                 namespace.drop_nameless();
             }
             let lost = |what: String| self.names_lost(position, entry, &what);
-            let reader = self.segment(index).map_err(|error| lost(error.to_string()))?;
+            let reader = self.segment(index).map_err(|error| match error {
+                // Storage that does not answer now may do so later: nothing is lost by that.
+                RepositoryError::Journal { source: JournalError::Storage { ref source, .. }, .. }
+                    if source.kind() != std::io::ErrorKind::NotFound =>
+                {
+                    error
+                }
+                _ => lost(error.to_string()),
+            })?;
             let tail = Tail::read(&reader, None, start, position).map_err(|error| match error {
                 JournalError::Storage { .. } => self.source().journal_error(entry.id, error),
                 _ => lost(error.to_string()),

@@ -125,14 +125,13 @@ impl State {
         sizes.sum()
     }
 
-    /// A new life: nothing is planned to fail, no lock is held, removed files are gone.
+    /// A new life: nothing is planned to fail, no lock is held. A removed file may come back with a crash as
+    /// long as its removal was not synced.
     fn begin_life(&mut self) {
         self.life += 1;
         self.left = None;
         self.faults.clear();
         self.locks.clear();
-        let reached = self.names.reached();
-        self.files.retain(|number, _| reached.contains(&Node::File(*number)));
     }
 }
 
@@ -167,6 +166,8 @@ impl SimDisk {
         for content in files.values_mut() {
             content.crash(random);
         }
+        let reached = state.names.reached();
+        state.files.retain(|number, _| reached.contains(&Node::File(*number)));
         state.begin_life();
     }
 

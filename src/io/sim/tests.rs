@@ -64,6 +64,22 @@ fn what_a_killed_process_wrote_outlives_it_but_its_files_and_locks_do_not() {
 }
 
 #[test]
+fn a_file_whose_removal_was_not_synced_comes_back_whole_or_not_at_all() {
+    let mut back = 0;
+    for seed in 0..50 {
+        let disk = prepared(seed);
+        disk.remove(path(FILE)).unwrap();
+        disk.restart();
+        disk.crash();
+        if disk.open(path(FILE)).is_ok() {
+            assert_eq!(content(&disk, FILE), [1; 4096]);
+            back += 1;
+        }
+    }
+    assert!(back > 5 && back < 45, "{back}");
+}
+
+#[test]
 fn shared_locks_are_counted() {
     let disk = SimDisk::new(1);
     let first = disk.try_lock(path("lock"), true).unwrap().unwrap();
