@@ -12,12 +12,13 @@ use super::encode::Batch;
 use super::log::UNDURABLE_MAX;
 use super::record::Stamp;
 use super::sequencer::Sequencer;
-use crate::types::{ChangeBody, Mark, Position, SinkError, Time};
+use crate::io::Clock;
+use crate::types::{ChangeBody, Mark, NamespaceChange, Position, SinkError};
 
 /// Bytes of pages that one thread compresses at a time, and how many changes.
 const PARCEL_BYTES: u64 = 256 << 10;
 const PARCEL_CHANGES: usize = 1024;
-/// Bytes that a change counts for in the queue beside its pages.
+/// Bytes that a change counts for in the queue beside its pages, names and values.
 const CHANGE_OVERHEAD_BYTES: u64 = 256;
 /// What waits before idle compressing threads are woken; less is done by the writing thread on the way.
 const WAKE_BYTES: u64 = 128 << 10;
@@ -138,9 +139,9 @@ impl Shared {
     }
 
     /// Gives the change its place at the end of the queue. Waits for room. A clean stop is the last change.
-    pub fn append(&self, change: ChangeBody, now: Time, monotonic: Duration) -> Result<Stamp, SinkError> {
+    pub fn append(&self, change: ChangeBody, clock: &dyn Clock) -> Result<Stamp, SinkError> {
         let bytes = page_bytes(&change);
-        let cost = bytes + CHANGE_OVERHEAD_BYTES;
+        let cost = cost_bytes(&change);
         let mut state = self.lock();
         loop {
             state.check_open()?;
@@ -158,6 +159,8 @@ impl Shared {
             self.done.wait(&mut state);
             state.callers_without_room -= 1;
         }
+        // Only now: a clock read before the wait would seem to have gone back behind what others read meanwhile.
+        let (now, monotonic) = (clock.now(), clock.monotonic());
         let (step, stamp) = state.sequencer.next(now, monotonic);
         if let Some((stamp, mark)) = step {
             state.push(stamp, ChangeBody::Mark(mark), CHANGE_OVERHEAD_BYTES, monotonic);
@@ -258,7 +261,7 @@ impl State {
         let mut queue_bytes = 0;
         let mut count = 0;
         for (_, change) in self.changes.iter().take(PARCEL_CHANGES) {
-            queue_bytes += page_bytes(change) + CHANGE_OVERHEAD_BYTES;
+            queue_bytes += cost_bytes(change);
             count += 1;
             if queue_bytes >= PARCEL_BYTES {
                 break;
@@ -272,11 +275,6 @@ impl State {
         let number = self.next_parcel;
         self.next_parcel += 1;
         Some(Parcel { number, changes, queue_bytes })
-    }
-
-    /// Whether parcels are with compressing threads.
-    pub fn is_encoding(&self) -> bool {
-        self.next_to_write + (self.encoded.len() as u64) < self.next_parcel
     }
 
     pub fn has_changes(&self) -> bool {
@@ -314,5 +312,75 @@ fn page_bytes(change: &ChangeBody) -> u64 {
     match change {
         ChangeBody::Data(data) => data.pages.iter().map(|write| write.bytes.len() as u64).sum(),
         ChangeBody::Names(_) | ChangeBody::Mark(_) => 0,
+    }
+}
+
+/// What a change counts for in the queue: about the memory that it takes.
+fn cost_bytes(change: &ChangeBody) -> u64 {
+    let texts: &[&bytes::Bytes] = match change {
+        ChangeBody::Data(_) | ChangeBody::Mark(_) => &[],
+        ChangeBody::Names(names) => match names {
+            NamespaceChange::Root { label, mountpoint, data_dir, .. } => &[label, mountpoint, data_dir],
+            NamespaceChange::Create { name, target, .. } => &[name, target],
+            NamespaceChange::Link { name, .. }
+            | NamespaceChange::Unlink { name, .. }
+            | NamespaceChange::RemoveXattr { name, .. } => &[name],
+            NamespaceChange::Rename { name, new_name, .. } => &[name, new_name],
+            NamespaceChange::SetXattr { name, value, .. } => &[name, value],
+            NamespaceChange::Attributes { .. } => &[],
+        },
+    };
+    let text_bytes: u64 = texts.iter().map(|text| text.len() as u64).sum();
+    CHANGE_OVERHEAD_BYTES + page_bytes(change) + text_bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::io::{SimClock, SystemClock};
+    use crate::types::{FileId, Time};
+
+    fn set_xattr(value: usize) -> ChangeBody {
+        let (name, value) = (Bytes::from("user.big"), Bytes::from(vec![7; value]));
+        ChangeBody::Names(NamespaceChange::SetXattr { file: FileId(2), name, value })
+    }
+
+    #[test]
+    fn values_of_attributes_fill_the_queue_as_pages_do() {
+        let shared = Shared::new(Sequencer::new(Position(1), Time(0)), 1 << 20);
+        shared.append(set_xattr(64 << 10), &SimClock::new(Time(0))).unwrap();
+        let mut state = shared.lock();
+        assert!(state.queue_bytes >= 64 << 10, "{} bytes counted", state.queue_bytes);
+        let parcel = state.take_parcel().unwrap();
+        assert_eq!((parcel.queue_bytes, state.waiting_bytes), (state.queue_bytes, 0));
+    }
+
+    #[test]
+    fn a_wait_for_room_is_not_taken_for_a_step_of_the_clock() {
+        let clock = SimClock::new(Time(1_000_000_000_000));
+        let shared = Shared::new(Sequencer::new(Position(1), Time(0)), 1);
+        let mark = || ChangeBody::Mark(Mark::Heartbeat);
+        shared.append(mark(), &clock).unwrap();
+        let make_room = || shared.lock().queue_bytes = 0;
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| shared.append(mark(), &clock).unwrap());
+            let deadline = SystemClock.monotonic() + Duration::from_secs(30);
+            while shared.lock().callers_without_room == 0 {
+                assert!(SystemClock.monotonic() < deadline, "the second change waits for room");
+                std::thread::yield_now();
+            }
+            clock.advance(Duration::from_secs(10));
+            make_room();
+            // Nobody has told the one who waits, so this change comes before.
+            shared.append(mark(), &clock).unwrap();
+            make_room();
+            shared.done.notify_all();
+            let stamp = waiting.join().unwrap();
+            assert_eq!((stamp.position, stamp.held), (Position(3), false));
+        });
+        let state = shared.lock();
+        assert!(state.changes.iter().all(|(_, change)| *change == mark()), "{:?}", state.changes);
     }
 }

@@ -105,7 +105,7 @@ impl Writer {
     /// As [`ChangeSink::append`].
     pub fn append_timed(&self, change: ChangeBody) -> Result<(Position, Time), SinkError> {
         check_well_formed(&change).map_err(|what| SinkError::Malformed { what })?;
-        let stamp = self.shared.append(change, self.clock.now(), self.clock.monotonic())?;
+        let stamp = self.shared.append(change, self.clock.as_ref())?;
         Ok((stamp.position, stamp.time))
     }
 
