@@ -109,16 +109,14 @@ impl WriteThread {
         let wanted = state.commit_wanted.max(state.seal_wanted).max(state.write_wanted);
         let placed = self.chain.placed();
         let tick_over = now.saturating_sub(self.last_write) >= TICK;
-        // What compressing threads hold comes first, but there is no use in waiting idly for it.
+        // There is no use in waiting idly for what compressing threads hold.
         if (wanted > placed || tick_over || state.closing) && state.has_changes() {
             return state.take_parcel().map(Task::Encode);
         }
         if state.commit_wanted > state.durable && placed >= state.commit_wanted {
             return Some(Task::Sync);
         }
-        if state.is_encoding() {
-            return None;
-        }
+        // What compressing threads hold is no reason to put these off: under load they always hold something.
         if placed > state.durable && now.saturating_sub(self.last_sync) >= self.config.sync_interval {
             return Some(Task::Sync);
         }
@@ -239,5 +237,64 @@ impl SealThread {
         let mut state = self.shared.lock();
         state.published = state.published.max(position);
         self.shared.done.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{JournalIdentity, LogConfig, LogState, PublishError, SealedSegment, SegmentOpened};
+    use super::*;
+    use crate::io::{Disk, SimClock, SimDisk};
+    use crate::journal::sequencer::Sequencer;
+    use crate::types::{ChangeBody, Epoch, Mark, Time};
+
+    struct Nobody;
+
+    impl Publisher for Nobody {
+        fn opened(&mut self, _: &SegmentOpened) {}
+
+        fn sealed(&mut self, _: SealedSegment) -> Result<(), PublishError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_is_being_compressed_does_not_put_off_a_seal_or_the_regular_sync() {
+        let (disk, clock) = (Arc::new(SimDisk::new(1)), Arc::new(SimClock::new(Time(0))));
+        disk.create_directories("segments".as_ref()).unwrap();
+        let state = LogState {
+            identity: JournalIdentity { repository: [1; 16], source: [2; 16] },
+            directory: "segments".into(),
+            epoch: Epoch(1),
+            first_position: Position(1),
+            last_time: Time(0),
+        };
+        let config = WriterConfig {
+            log: LogConfig { segment_bytes: 1 << 20, ..LogConfig::default() },
+            ..WriterConfig::default()
+        };
+        let shared = Arc::new(Shared::new(Sequencer::new(Position(1), Time(0)), 1 << 20));
+        let encoder = ChangeEncoder::new(1, state.identity.payload_seed()).unwrap();
+        let chain = Chain::new(disk, clock.clone(), state, config.log.clone());
+        let (events, _sealer) = SealThread::new(shared.clone(), Box::new(Nobody));
+        let mut thread = WriteThread::new(shared.clone(), chain, encoder, events, clock.clone(), config);
+        let mark = || ChangeBody::Mark(Mark::Heartbeat);
+
+        let first = shared.append(mark(), clock.as_ref()).unwrap().position;
+        let parcel = shared.lock().take_parcel().unwrap();
+        thread.perform(Task::Encode(parcel)).unwrap();
+        let write = thread.choose(&mut shared.lock()).unwrap();
+        thread.perform(write).unwrap();
+        shared.append(mark(), clock.as_ref()).unwrap();
+        let held = shared.lock().take_parcel().unwrap();
+        assert_eq!(held.number, 1);
+
+        clock.advance(Duration::from_secs(2));
+        assert!(matches!(thread.choose(&mut shared.lock()), Some(Task::Sync)), "the regular sync is due");
+        thread.perform(Task::Sync).unwrap();
+        assert_eq!(shared.durable(), first);
+        assert!(thread.choose(&mut shared.lock()).is_none());
+        shared.lock().seal_wanted = first;
+        assert!(matches!(thread.choose(&mut shared.lock()), Some(Task::Complete)), "the seal is wanted");
     }
 }
