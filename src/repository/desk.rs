@@ -55,7 +55,7 @@ impl Desk {
         let published = self.try_publish(sealed);
         // What follows a segment that could not be published must not be published either.
         if let Err(error) = &published {
-            self.failure = Some(error.to_string());
+            self.failure = Some(error.in_full());
         }
         published
     }

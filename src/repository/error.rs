@@ -41,6 +41,23 @@ pub enum RepositoryError {
     Storage { action: &'static str, object: String, source: Arc<io::Error> },
 }
 
+impl RepositoryError {
+    /// The error and what caused it in one line, for where only text can be kept.
+    pub(super) fn in_full(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            let more = error.to_string();
+            // Some say what their cause says already.
+            if !text.contains(&more) {
+                text = format!("{text}: {more}");
+            }
+            cause = error.source();
+        }
+        text
+    }
+}
+
 fn list(known: &[String]) -> String {
     match known {
         [] => "is none yet".to_owned(),

@@ -20,6 +20,9 @@ const KIND: Kind = Kind { magic: b"PITGMANI", version: 1, len_bytes_max: 1 << 30
 /// Deltas behind a base before the next one is written.
 const BASE_EVERY: u64 = 64;
 
+/// No manifest comes to this number; a file that has a larger one in its name is not of the manifest.
+const NUMBER_MAX: u64 = 1 << 48;
+
 /// Everything a manifest says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct State {
@@ -85,7 +88,7 @@ fn parse_name(name: &str) -> Option<(u64, ObjectKind)> {
     let kind =
         [ObjectKind::Delta, ObjectKind::Base].into_iter().find(|kind| kind.extension() == extension)?;
     let number = u64::from_str_radix(number, 16).ok()?;
-    (file_name(number, kind) == name).then_some((number, kind))
+    (file_name(number, kind) == name && number <= NUMBER_MAX).then_some((number, kind))
 }
 
 fn file_name(number: u64, kind: ObjectKind) -> String {
@@ -144,8 +147,10 @@ impl Manifest {
                 continue;
             }
             // A base that could not be read has its number, too.
-            let missing = (expected..number).filter(|number| !objects.contains(&(*number, ObjectKind::Base)));
-            let missing = missing.count();
+            let bases = objects
+                .iter()
+                .filter(|(other, kind)| *kind == ObjectKind::Base && (expected..number).contains(other));
+            let missing = number.saturating_sub(expected).saturating_sub(bases.count() as u64);
             if missing > 0 {
                 let object = disk.display(directory);
                 manifest

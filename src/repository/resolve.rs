@@ -158,5 +158,5 @@ impl History {
 }
 
 fn damaged(requested: &Point, error: &RepositoryError) -> ResolveError {
-    ResolveError::Damaged { requested: requested.clone(), what: error.to_string() }
+    ResolveError::Damaged { requested: requested.clone(), what: error.in_full() }
 }

@@ -109,6 +109,6 @@ impl Publisher for SeatPublisher {
     }
 
     fn sealed(&mut self, segment: SealedSegment) -> Result<(), PublishError> {
-        self.desk.lock().publish(segment).map_err(|error| PublishError { cause: error.to_string() })
+        self.desk.lock().publish(segment).map_err(|error| PublishError { cause: error.in_full() })
     }
 }

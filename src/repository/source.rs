@@ -161,6 +161,19 @@ impl Source {
                 .create_directories(&path)
                 .map_err(|error| storage(&**source.disk(), "create", &path, error))?;
         }
+        // Two that create it at once would each give it another identity, and each write under its own.
+        let lock = source.path(Path::new(LOCK_FILE));
+        let held = source
+            .disk()
+            .try_lock(&lock, false)
+            .map_err(|error| storage(&**source.disk(), "lock", &lock, error))?;
+        if held.is_none() {
+            let holder = source.holder()?;
+            return Err(RepositoryError::WriterPresent { name: name.to_owned(), holder });
+        }
+        if Source::read(repository, name)?.is_some() {
+            return Err(RepositoryError::SourceExists { name: name.to_owned() });
+        }
         let parents = [source.path(Path::new("")), PathBuf::from(super::store::SOURCES)];
         let mut body = Encoder::new();
         body.raw(&source.options.identity.0);

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::super::entry::Event;
 use super::*;
-use crate::io::Disk;
+use crate::io::{Disk, Fault, Operation};
 use crate::journal::{DamagedPlace, MarkAt, SegmentId, SegmentSummary};
 use crate::types::{Decoder, Encoder, Epoch};
 
@@ -260,4 +260,48 @@ fn growth_is_what_the_last_day_added() {
     assert_eq!(sizes.growth_bytes_per_day, Some(4 * last), "six hours are a quarter of a day");
     assert_eq!(sizes.segment_bytes, last + history.segments()[0].len_bytes);
     assert_eq!((sizes.segments, sizes.changes, sizes.page_versions), (2, 4, 2));
+}
+
+#[test]
+fn a_source_that_another_creates_is_not_given_a_second_identity() {
+    let disk = SimDisk::new(1);
+    let repository = new_repository(&disk);
+    disk.create_directories(Path::new("sources/his")).unwrap();
+    let other = disk.try_lock(Path::new("sources/his/lock"), false).unwrap();
+    assert!(other.is_some());
+    let refused = repository.create_source("his", options());
+    assert!(matches!(refused, Err(RepositoryError::WriterPresent { .. })));
+    assert_eq!(repository.source_names().unwrap(), [""; 0]);
+    drop(other);
+    repository.create_source("his", options()).unwrap();
+    let again = repository.create_source("his", options());
+    assert!(matches!(again, Err(RepositoryError::SourceExists { .. })));
+}
+
+#[test]
+fn a_file_with_the_name_of_a_far_manifest_object_holds_nobody_up() {
+    for number in ["00000fffffffffff", "00ffffffffffffff", "ffffffffffffffff"] {
+        let disk = SimDisk::new(1);
+        let source = new_source(&disk);
+        let clock = Arc::new(SimClock::new(START));
+        Life::begin(&source, &clock).seal();
+        disk.create_new(&Path::new("sources/his/manifest").join(format!("{number}.delta"))).unwrap();
+        source.history(&cache()).unwrap();
+        let mut life = Life::begin(&source, &clock);
+        life.record(&begin());
+        life.seal();
+        drop(life);
+        assert_eq!(source.history(&cache()).unwrap().ranges().len(), 1, "{number}");
+    }
+}
+
+#[test]
+fn a_segment_that_cannot_be_published_is_reported_with_the_cause() {
+    let disk = SimDisk::new(1);
+    let mut life = Life::begin(&new_source(&disk), &Arc::new(SimClock::new(START)));
+    life.record(&begin());
+    life.log.sync().unwrap();
+    disk.inject(Fault::once(Operation::Name));
+    let error = life.log.seal().unwrap_err().to_string();
+    assert!(error.contains("cannot publish") && error.contains("os error 5"), "{error}");
 }
