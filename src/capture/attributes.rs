@@ -8,7 +8,7 @@ use bytes::Bytes;
 use rustix::fs::{OFlags, Stat};
 
 use super::backing;
-use super::data::load;
+use super::data::{has_set_id, load};
 use super::node::Node;
 use super::pass::{CACHE_TTL, PassThrough};
 use crate::io::fuse::{Caller, Errno, NodeAttributes, SetAttributes};
@@ -56,6 +56,7 @@ impl PassThrough {
         let before = backing::stat_fd(fd)?;
         let applied = self.apply_attributes(node, fd, set);
         let after = backing::stat_fd(fd)?;
+        state.set_id = has_set_id(&after);
         let mut changed = difference(&before, &after);
         if state.stamped.take().is_some() {
             // The journal has the clock's time until now.

@@ -81,7 +81,8 @@ impl PassThrough {
         let recorded = self.or_diverged(&open.node, recorded);
         drop(held);
         recorded?;
-        if let Some(synchronous) = open.synchronous {
+        // The kernel adds what was asked for this write alone (RWF_DSYNC, RWF_SYNC).
+        if let Some(synchronous) = synchronous(flags.open_flags).max(open.synchronous) {
             self.sync_file(&open.node, &open.file, synchronous == Synchronous::Data)?;
         }
         Ok(done as u32)
@@ -148,6 +149,8 @@ impl PassThrough {
             pages: vec![PageWrite { first_page: page_of(offset), bytes: pages }],
         }))?;
         node.touch(position);
+        // The kernel asks with every write of every user but root; a change of names for each would be ruinous.
+        let kill = kill && state.set_id;
         if kill || state.capability {
             self.drop_privileges(node, &mut state, &open.file, kill)?;
         }
@@ -174,6 +177,7 @@ impl PassThrough {
             let change = AttributeChange { mode: Some(left), ..AttributeChange::default() };
             let change = NamespaceChange::Attributes { file: node.file, change };
             node.touch(self.shared.recorder.record_names(change)?);
+            state.set_id = false;
         }
         if state.capability && backing::xattr(fd, CAPABILITY) == Err(Errno::NODATA) {
             state.capability = false;
@@ -268,7 +272,7 @@ impl PassThrough {
             return Ok(());
         }
         node.touch(self.shared.recorder.record(ChangeBody::Data(change))?);
-        let kill = kill && has_set_id(&stat);
+        let kill = kill && state.set_id;
         if kill || state.capability {
             self.drop_privileges(node, &mut state, fd, kill)?;
         }
@@ -286,7 +290,7 @@ impl PassThrough {
     }
 }
 
-fn has_set_id(stat: &Stat) -> bool {
+pub(super) fn has_set_id(stat: &Stat) -> bool {
     let mode = stat.st_mode;
     mode & libc::S_ISUID != 0 || mode & (libc::S_ISGID | libc::S_IXGRP) == libc::S_ISGID | libc::S_IXGRP
 }
@@ -302,6 +306,7 @@ pub(super) fn load(state: &mut FileState, file: impl AsFd) -> Result<u64, Errno>
     }
     let size = u64::try_from(stat.st_size).map_err(|_| Errno::OVERFLOW)?;
     state.capability = backing::xattr(file.as_fd(), CAPABILITY).is_ok();
+    state.set_id = has_set_id(&stat);
     state.size = Some(size);
     Ok(size)
 }

@@ -48,15 +48,19 @@ fn read_one(shared: &Shared, image: Option<&Arc<dyn Image>>, work: Work) {
         Base::Unknown => reset(shared, &work.node).and_then(|()| read_file(shared, &work.node, None)),
     };
     match outcome {
-        Ok(()) => {
-            shared.pending.done(&work);
-            shared.table.release(work.node.file, 1);
-        }
+        Ok(()) => done(shared, &work),
+        // Nobody waits for the bytes of a file that was removed, perhaps just because it cannot be read.
+        Err(_) if work.node.state.lock().nameless => done(shared, &work),
         Err(errno) => {
             let reason = format!("cannot read {}: {}", work.node.path(), std::io::Error::from(errno));
             shared.pending.failed(work, reason);
         }
     }
+}
+
+fn done(shared: &Shared, work: &Work) {
+    shared.pending.done(work);
+    shared.table.release(work.node.file, 1);
 }
 
 fn open(shared: &Shared, node: &Node) -> Result<OwnedFd, Errno> {
@@ -73,6 +77,7 @@ fn reset(shared: &Shared, node: &Node) -> Result<(), Errno> {
     let file = open(shared, node)?;
     let _held = node.ranges.lock_from(0);
     let mut state = node.state.lock();
+    load(&mut state, &file)?;
     let stat = backing::stat_fd(&file)?;
     let size = u64::try_from(stat.st_size).map_err(|_| Errno::OVERFLOW)?;
     state.size = Some(size);

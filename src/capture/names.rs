@@ -117,7 +117,8 @@ impl PassThrough {
         create(directory.as_fd())?;
         let (fd, stat) = self.give_to_caller(caller, directory.as_fd(), name, mode)?;
         let file = self.record_created(parent, directory.as_fd(), name, fd.as_fd(), &stat, target)?;
-        self.refer(file, &stat, parent, name, Some(fd))?;
+        // A sync of the new file covers its creation.
+        self.refer(file, &stat, parent, name, Some(fd))?.touch(parent.last_position());
         self.entry(file, &stat)
     }
 
@@ -148,6 +149,7 @@ impl PassThrough {
         let (fd, stat) = self.give_to_caller(caller, directory.as_fd(), name, Some(mode))?;
         let file = self.record_created(parent, directory.as_fd(), name, fd.as_fd(), &stat, b"")?;
         let node = self.refer(file, &stat, parent, name, Some(fd))?;
+        node.touch(parent.last_position());
         Ok((self.entry(file, &stat)?, self.opened(node, made, flags)))
     }
 

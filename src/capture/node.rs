@@ -50,6 +50,8 @@ pub(super) struct FileState {
     pub nameless: bool,
     /// It has `security.capability`, which any write drops.
     pub capability: bool,
+    /// It has set-id bits that a write by other users than root drops.
+    pub set_id: bool,
     /// The modification time given to the journal by the clock, if none was read from the backing since.
     pub stamped: Option<Time>,
 }

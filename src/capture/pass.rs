@@ -49,7 +49,7 @@ pub(super) struct Handle {
 }
 
 /// O_SYNC and O_DSYNC, taken off the backing descriptor so that journal and backing are synced together.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Synchronous {
     Data,
     Everything,

@@ -92,6 +92,16 @@ impl Recorder {
         self.admit()
     }
 
+    /// Waits until `position` is durable whatever the durability; returns whether everything is recorded.
+    pub(super) fn make_durable(&self, position: Position) -> bool {
+        if self.is_recording()
+            && let Err(error) = self.sink.commit(position)
+        {
+            self.fail(&error);
+        }
+        self.is_recording()
+    }
+
     fn fail(&self, error: &SinkError) {
         let mut failure = self.failure.lock();
         if failure.is_none() {

@@ -224,15 +224,13 @@ impl Capture {
         self.shared.settle_stamps();
         let recorder = &self.shared.recorder;
         // Bytes that only the kernel has could be lost with the power while their times were kept.
-        for root in &self.roots {
-            rustix::fs::syncfs(&root.fd).map_err(|errno| system("sync the backing file system", errno))?;
-        }
-        if !recorder.is_recording() {
+        let synced = self.sync_roots();
+        let position = recorder.sink().written();
+        // Nothing is served any more: whatever fails from here on, there is no going on.
+        if !recorder.make_durable(position) {
             return Ok(Stopped { position: None, catalogue: None });
         }
-        let position = recorder.sink().written();
-        recorder.sink().commit(position)?;
-        let complete = self.shared.pending.progress().complete;
+        let complete = synced && self.shared.pending.progress().complete;
         let catalogue = if complete { self.catalogue(position) } else { None };
         Ok(Stopped { position: Some(position), catalogue })
     }
@@ -241,6 +239,18 @@ impl Capture {
     fn unmount_all(&self) -> Result<(), CaptureError> {
         self.roots.iter().try_for_each(Running::refuse_busy)?;
         self.roots.iter().try_for_each(Running::unmount)
+    }
+
+    /// Whether every backing file system holds all that was written.
+    fn sync_roots(&self) -> bool {
+        self.roots.iter().all(|root| match rustix::fs::syncfs(&root.fd) {
+            Ok(()) => true,
+            Err(errno) => {
+                let path = root.config.data_dir.display();
+                tracing::error!("the next start reads all files: cannot sync {path}: {errno}");
+                false
+            }
+        })
     }
 
     /// What every backing file is now; `None` if that cannot be had.

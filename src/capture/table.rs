@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::backing::InodeKey;
 use super::node::{Node, Place};
-use crate::types::{FileId, FileKind};
+use crate::types::{FileId, FileKind, Position};
 
 /// Handles are spread over this many maps, so that threads seldom meet.
 const HANDLE_SHARDS: usize = 16;
@@ -24,6 +24,9 @@ pub(super) struct Table {
     nodes: RwLock<HashMap<FileId, Arc<Node>>>,
     inodes: RwLock<HashMap<InodeKey, FileId>>,
     next_file: AtomicU64,
+    /// `last_position <= forgotten` of every node that left `nodes`: a file that comes back may still have
+    /// changes up to here that are not durable.
+    forgotten: AtomicU64,
     open_descriptors: Arc<AtomicUsize>,
     descriptors_max: usize,
 }
@@ -35,6 +38,7 @@ impl Table {
             nodes: RwLock::default(),
             inodes: RwLock::default(),
             next_file: AtomicU64::new(next_file.0),
+            forgotten: AtomicU64::new(0),
             open_descriptors: Arc::default(),
             descriptors_max,
         }
@@ -101,7 +105,10 @@ impl Table {
         }
         let made = Node::new(file, stat, place, fd, &self.open_descriptors)?;
         let mut nodes = self.nodes.write();
-        let node = nodes.entry(file).or_insert_with(|| Arc::new(made));
+        let node = nodes.entry(file).or_insert_with(|| {
+            made.touch(Position(self.forgotten.load(Ordering::Acquire)));
+            Arc::new(made)
+        });
         node.references.fetch_add(1, Ordering::Relaxed);
         Ok(Arc::clone(node))
     }
@@ -116,6 +123,7 @@ impl Table {
             let mut nodes = self.nodes.write();
             if node.references.load(Ordering::Acquire) == 0 {
                 nodes.remove(&file);
+                self.forgotten.fetch_max(node.last_position().0, Ordering::AcqRel);
             }
         }
     }
@@ -167,5 +175,22 @@ impl<T> Handles<T> {
 
     fn shard(&self, handle: u64) -> &RwLock<HashMap<u64, Arc<T>>> {
         &self.shards[handle as usize % HANDLE_SHARDS]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_forgotten_and_found_again_still_waits_for_its_changes() {
+        let table = Table::new(FileId(2), 64);
+        let stat = rustix::fs::fstat(tempfile::tempfile().unwrap()).unwrap();
+        let file = table.new_file();
+        table.refer(file, &stat, None, None).unwrap().touch(Position(77));
+        table.release(file, 1);
+        assert!(table.node(file).is_none(), "nothing refers to it");
+        let again = table.refer(file, &stat, None, None).unwrap();
+        assert!(again.last_position() >= Position(77), "a sync would return before its changes are durable");
     }
 }

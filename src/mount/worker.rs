@@ -10,7 +10,7 @@ use super::registry::{Registry, Via, own_directory, storage};
 use super::users::users_of;
 use super::{Export, FuseExport, MountError, MountRecord, state_directory};
 use crate::index::BlockCache;
-use crate::io::fuse::{Session, SessionOptions};
+use crate::io::fuse::{Session, SessionOptions, is_dead};
 use crate::io::{Clock, Disk, MountEntry, Randomness, RealDisk, SystemClock, SystemRandomness, mounted_on};
 use crate::overlay::{Overlay, OverlayIdentity, OverlayOptions};
 use crate::types::Image;
@@ -257,7 +257,7 @@ fn free_mountpoint(path: &Path) -> Result<PathBuf, MountError> {
 pub(super) fn is_dead_mount(entry: &MountEntry) -> bool {
     entry.kind == format!("fuse.{SUBTYPE}")
         && entry.name.to_string_lossy().starts_with("pitgate:m-")
-        && rustix::fs::stat(&entry.mountpoint).is_err_and(|error| error == rustix::io::Errno::NOTCONN)
+        && is_dead(&entry.mountpoint)
 }
 
 /// Where the overlay of this request lies; `None` if it is read-only.

@@ -23,6 +23,7 @@ struct State {
     changes: Vec<ChangeBody>,
     durable: Position,
     failed: bool,
+    commit_fails: bool,
     commits: u64,
 }
 
@@ -38,6 +39,11 @@ impl RecordingSink {
     /// Every later call fails.
     pub fn fail(&self) {
         self.state.lock().failed = true;
+    }
+
+    /// Every later commit fails.
+    pub fn fail_commits(&self) {
+        self.state.lock().commit_fails = true;
     }
 
     /// The state after every change so far.
@@ -70,6 +76,9 @@ impl ChangeSink for RecordingSink {
     fn commit(&self, position: Position) -> Result<(), SinkError> {
         let mut state = self.state.lock();
         state.alive()?;
+        if state.commit_fails {
+            return Err(SinkError::Failed { cause: "told to".to_owned() });
+        }
         state.commits += 1;
         state.durable = state.durable.max(position);
         Ok(())

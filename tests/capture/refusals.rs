@@ -119,6 +119,18 @@ fn applications_go_on_without_the_journal() {
 }
 
 #[test]
+fn a_stop_ends_although_the_last_changes_cannot_be_made_durable() {
+    let mounted = Mounted::new();
+    mounted.wait_for_image();
+    fs::write(mounted.path("file"), "perhaps lost").unwrap();
+    mounted.sink.fail_commits();
+    let stopped = mounted.capture().stop().expect("nothing is served any more, so nothing can go on");
+    assert_eq!(stopped.position, None);
+    assert!(stopped.catalogue.is_none());
+    assert!(!mounted.capture().status().recording);
+}
+
+#[test]
 fn applications_stop_with_the_journal_if_so_ordered() {
     let mounted = Mounted::failing(OnFailure::Stop);
     mounted.wait_for_image();

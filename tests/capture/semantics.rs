@@ -2,13 +2,14 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{IoSlice, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::process::{Command, Stdio};
 
-use pitgate::types::{ChangeBody, FileId};
+use pitgate::types::{ChangeBody, FileId, NamespaceChange};
 use rustix::fs::{FallocateFlags, Gid, RenameFlags, Uid, XattrFlags};
+use rustix::io::ReadWriteFlags;
 
 use crate::mounted::{Mounted, Place};
 
@@ -225,6 +226,24 @@ fn other_users_create_their_own_files_and_lose_set_id_bits_by_writing() {
 }
 
 #[test]
+fn writes_of_other_users_are_no_changes_of_names() {
+    let place = Place::new();
+    place.open_to_all();
+    let mounted = Mounted::over(place);
+    let count = || {
+        let changes = mounted.sink.changes();
+        changes.iter().filter(|change| matches!(change, ChangeBody::Names(_))).count()
+    };
+    let script = "for i in 1 2 3 4 5 6 7 8; do echo $i >> log; done";
+    as_nobody(&mounted, script);
+    let before = count();
+    as_nobody(&mounted, script);
+    assert_eq!(count(), before, "each write is one change");
+    mounted.assert_twin();
+    mounted.stop();
+}
+
+#[test]
 fn a_capability_is_dropped_by_writing() {
     let mounted = Mounted::new();
     let path = mounted.path("tool");
@@ -315,8 +334,25 @@ fn a_sync_returns_when_the_journal_is_durable() {
         file.write_all_at(page.bytes(), 4096).unwrap();
         assert!(mounted.sink.durable_now() >= last_data(&mounted), "flags {flags:o}");
     }
+    for flags in [ReadWriteFlags::DSYNC, ReadWriteFlags::SYNC] {
+        rustix::io::pwritev2(&file, &[IoSlice::new(b"this write alone")], 9000, flags).unwrap();
+        assert!(mounted.sink.durable_now() >= last_data(&mounted), "flags {flags:?}");
+    }
     drop(file);
     mounted.assert_twin();
+    mounted.stop();
+}
+
+#[test]
+fn a_sync_of_a_new_empty_file_covers_its_creation() {
+    let mounted = Mounted::new();
+    let file = File::create_new(mounted.path("empty")).unwrap();
+    let is_creation =
+        |change: &ChangeBody| matches!(change, ChangeBody::Names(NamespaceChange::Create { .. }));
+    let created = mounted.sink.changes().iter().rposition(is_creation).unwrap() as u64 + 1;
+    file.sync_all().unwrap();
+    assert!(mounted.sink.durable_now() >= created);
+    drop(file);
     mounted.stop();
 }
 

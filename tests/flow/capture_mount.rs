@@ -179,6 +179,22 @@ fn what_was_synced_survives_a_kill_of_capture() {
 }
 
 #[test]
+fn a_killed_capture_that_was_idle_starts_again() {
+    let site = Site::new(&["data"]);
+    fill(site.data());
+    let capture = site.start_capture(&[]);
+    site.wait_for_points();
+    // The kernel now keeps the attributes of the mountpoint, and gives them from a dead mount as well.
+    fs::metadata(site.live()).unwrap();
+    capture.kill();
+    fs::metadata(site.live()).expect("a dead mount is known by what needs an answer only");
+    let capture = site.start_capture(&[]);
+    site.wait_for_points();
+    assert!(fs::read_dir(site.live()).unwrap().count() > 0);
+    capture.stop();
+}
+
+#[test]
 fn two_roots_share_one_order_and_links_between_them_stay_inside() {
     let site = Site::new(&["pgdata", "space"]);
     let link = site.roots[0].live.join("tablespace");

@@ -16,7 +16,7 @@ mod session;
 mod tests;
 
 pub use file_system::FileSystem;
-pub use mounting::{detach_dead, unmount};
+pub use mounting::{detach_dead, is_dead, unmount};
 pub use node::{
     Caller, Capabilities, DirectoryPlusSink, DirectorySink, Entry, Negotiation, NodeAttributes, Opened, Seek,
     SetAttributes, StorageStatus, TimeSet, WriteFlags,

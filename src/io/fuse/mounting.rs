@@ -12,7 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
@@ -148,6 +148,15 @@ pub fn unmount(mountpoint: &Path, device: (u32, u32), lazily: bool) -> io::Resul
     }
 }
 
+/// Whether a FUSE mount is there whose process died.
+#[must_use]
+pub fn is_dead(mountpoint: &Path) -> bool {
+    // Attributes that the kernel keeps are given out without asking anybody.
+    let flags = AtFlags::STATX_FORCE_SYNC;
+    let answer = rustix::fs::statx(rustix::fs::CWD, mountpoint, flags, StatxFlags::BASIC_STATS);
+    matches!(answer, Err(Errno::NOTCONN))
+}
+
 /// Takes a FUSE mount whose process died out of the tree; returns whether there was one.
 ///
 /// # Errors
@@ -155,7 +164,7 @@ pub fn unmount(mountpoint: &Path, device: (u32, u32), lazily: bool) -> io::Resul
 pub fn detach_dead(mountpoint: &Path) -> io::Result<bool> {
     let mut found = false;
     // A dead mount answers nothing but this, so its path cannot be resolved.
-    while matches!(rustix::fs::stat(mountpoint), Err(Errno::NOTCONN)) {
+    while is_dead(mountpoint) {
         found = true;
         match rustix::mount::unmount(mountpoint, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH) {
             Ok(()) => {}
