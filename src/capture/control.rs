@@ -3,6 +3,7 @@
 //! Only the user that runs capture and root are answered.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use super::{Capture, CaptureStatus, ControlError};
@@ -73,14 +75,14 @@ impl ControlServer {
         if let Some(directory) = socket.parent() {
             std::fs::create_dir_all(directory).map_err(broken)?;
         }
-        if UnixStream::connect(socket).is_ok() {
+        if connect(socket).is_ok() {
             return Err(ControlError::Refused("another capture of this source answers already".to_owned()));
         }
         match std::fs::remove_file(socket) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(broken(error)),
             _ => {}
         }
-        let listener = UnixListener::bind(socket).map_err(broken)?;
+        let listener = by_short_path(socket, |path| UnixListener::bind(path)).map_err(broken)?;
         std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600)).map_err(broken)?;
         let ended = Arc::new(AtomicBool::new(false));
         let asked = Arc::clone(&ended);
@@ -96,7 +98,7 @@ impl Drop for ControlServer {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::Release);
         // Wakes the thread that waits for a connection.
-        let woken = UnixStream::connect(&self.socket).is_ok();
+        let woken = connect(&self.socket).is_ok();
         if let Err(error) = std::fs::remove_file(&self.socket) {
             tracing::debug!("cannot remove {}: {error}", self.socket.display());
         }
@@ -106,6 +108,19 @@ impl Drop for ControlServer {
             tracing::error!("the control thread panicked");
         }
     }
+}
+
+fn connect(socket: &Path) -> std::io::Result<UnixStream> {
+    by_short_path(socket, |path| UnixStream::connect(path))
+}
+
+/// Reaches a socket through a descriptor of its directory: a socket's address holds 108 bytes, a state directory's
+/// path may be longer.
+fn by_short_path<T>(socket: &Path, reach: impl FnOnce(&Path) -> std::io::Result<T>) -> std::io::Result<T> {
+    let (Some(directory), Some(name)) = (socket.parent(), socket.file_name()) else { return reach(socket) };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let held = rustix::fs::open(directory, flags, Mode::empty())?;
+    reach(&Path::new("/proc/self/fd").join(held.as_raw_fd().to_string()).join(name))
 }
 
 fn accept(listener: &UnixListener, capture: &Arc<Capture>, ended: &AtomicBool) {
@@ -183,7 +198,7 @@ impl ControlClient {
     pub fn ask(socket: &Path, request: &ControlRequest) -> Result<ControlReply, ControlError> {
         use std::io::ErrorKind;
         let broken = |source| ControlError::Broken { socket: socket.to_owned(), source: Arc::new(source) };
-        let stream = UnixStream::connect(socket).map_err(|error| match error.kind() {
+        let stream = connect(socket).map_err(|error| match error.kind() {
             ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
                 ControlError::NotRunning { socket: socket.to_owned() }
             }

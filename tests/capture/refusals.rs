@@ -207,7 +207,9 @@ fn the_control_socket_answers() {
     let mounted = Mounted::new();
     mounted.wait_for_image();
     let directory = tempfile::tempdir().unwrap();
-    let socket = pitgate::capture::control_socket(directory.path(), &[7; 16], "test");
+    // Longer than a socket's address may be.
+    let state = directory.path().join("s".repeat(120));
+    let socket = pitgate::capture::control_socket(&state, &[7; 16], "test");
     let ask = |request: ControlRequest| ControlClient::ask(&socket, &request);
     assert!(matches!(ask(ControlRequest::Status), Err(ControlError::NotRunning { .. })));
     let server = ControlServer::start(&socket, Arc::clone(mounted.capture())).unwrap();
