@@ -7,7 +7,7 @@ use rustix::fs::Stat;
 use super::backing::{self, InodeKey};
 use crate::types::{DecodeError, Decoder, Encoder, FileId, Position, Time};
 
-const MAGIC: &[u8; 8] = b"PITGCATA";
+const MAGIC: &[u8; 8] = b"PITGFILE";
 const VERSION: u32 = 1;
 
 /// Which backing inode was in which state when capture stopped in good order.

@@ -33,6 +33,8 @@ use crate::types::{ChangeSink, FileId, Image, Mark, Position, SinkError};
 
 /// How often the journal hears that capture is alive.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// Threads of each root: an application's sync holds one for as long as storage takes, and reads must go on.
+const THREADS: usize = 16;
 /// How often [`Capture::wait`] looks whether the roots are still mounted.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -342,7 +344,7 @@ fn serve(
         let options = SessionOptions {
             name: format!("pitgate:{}", config.source),
             subtype: SUBTYPE.to_owned(),
-            threads: if config.threads == 0 { SessionOptions::default().threads } else { config.threads },
+            threads: if config.threads == 0 { THREADS } else { config.threads },
             // Only root may let others in without the system's configuration allowing it.
             allow_other: rustix::process::geteuid().is_root(),
             default_permissions: true,
