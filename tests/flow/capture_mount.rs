@@ -136,8 +136,8 @@ fn an_overlay_outlives_the_kill_of_its_mount() {
         !Path::new(&format!("/proc/{worker}/mem")).exists()
     });
     assert_eq!(site.json(&["mount", "show", mount["id"].as_str().unwrap()])["serving"], false);
-    site.unmount("copy");
 
+    // At the same place, where the kernel still holds what the dead worker had told it.
     site.mount("copy", &point, &["--overlay", overlay]);
     tree::assert_same(&changed, &tree::of(&site.path("copy")));
     site.unmount("copy");

@@ -183,7 +183,8 @@ impl Site {
     #[track_caller]
     pub fn mount(&self, name: &str, point: &str, more: &[&str]) -> Value {
         let mountpoint = self.path(name);
-        if !mountpoint.exists() {
+        // What a dead process left mounted there cannot be looked at.
+        if !mountpoint.exists() && !is_mountpoint(&mountpoint) {
             fs::create_dir(&mountpoint).unwrap();
         }
         self.mountpoints.borrow_mut().push(mountpoint.clone());
