@@ -32,12 +32,15 @@ pub struct FuseExport {
     next_handle: AtomicU64,
     /// The names of each open directory, as they stood when its listing began.
     listings: Mutex<HashMap<u64, Arc<Vec<DirectoryEntry>>>>,
+    /// How often the kernel was given each node that it knows; of an export that cannot change, nothing.
+    lookups: Mutex<HashMap<u64, u64>>,
 }
 
 impl FuseExport {
     #[must_use]
     pub fn new(export: Arc<Export>, clock: Arc<dyn Clock>) -> FuseExport {
-        FuseExport { export, clock, next_handle: AtomicU64::new(1), listings: Mutex::new(HashMap::new()) }
+        let (listings, lookups) = (Mutex::new(HashMap::new()), Mutex::new(HashMap::new()));
+        FuseExport { export, clock, next_handle: AtomicU64::new(1), listings, lookups }
     }
 
     fn file(&self, node: u64) -> FileId {
@@ -70,6 +73,19 @@ impl FuseExport {
 
     fn entry(&self, stat: &Stat) -> Entry {
         Entry { generation: 0, attributes: self.attributes(stat), attribute_ttl: VALID, entry_ttl: VALID }
+    }
+
+    /// An entry that makes the kernel know the node once more.
+    fn known_entry(&self, stat: &Stat) -> Entry {
+        let entry = self.entry(stat);
+        self.note_lookup(entry.attributes.node);
+        entry
+    }
+
+    fn note_lookup(&self, node: u64) {
+        if !self.export.is_read_only() {
+            *self.lookups.lock().entry(node).or_insert(0) += 1;
+        }
     }
 
     fn opened(&self) -> Opened {
@@ -136,13 +152,20 @@ impl FileSystem for FuseExport {
     }
 
     fn lookup(&self, _caller: &Caller, parent: u64, name: &[u8]) -> Result<Entry, Errno> {
-        self.export.lookup(self.file(parent), name).map(|stat| self.entry(&stat))
+        self.export.lookup(self.file(parent), name).map(|stat| self.known_entry(&stat))
     }
 
-    // The kernel forgets a node only when no name it knows and no open file leads there; a file without a
-    // name cannot be found again, so that how often it was looked up does not matter.
-    fn forget(&self, node: u64, _count: u64) {
-        self.export.forget(self.file(node));
+    // Lookups are counted, since what the kernel forgets may come late: meanwhile it may have looked the file
+    // up again, opened it and removed its last name.
+    fn forget(&self, node: u64, count: u64) {
+        let mut lookups = self.lookups.lock();
+        let Some(left) = lookups.get_mut(&node) else { return };
+        *left = left.saturating_sub(count);
+        if *left == 0 {
+            lookups.remove(&node);
+            // Under the lock, so that no lookup of a name that is still there comes between.
+            self.export.forget(self.file(node));
+        }
     }
 
     fn getattr(
@@ -188,7 +211,7 @@ impl FileSystem for FuseExport {
         rdev: u64,
     ) -> Result<Entry, Errno> {
         let new = NewFile { kind, mode, uid: caller.uid, gid: caller.gid, rdev, target: b"" };
-        self.export.make(self.file(parent), name, new).map(|stat| self.entry(&stat))
+        self.export.make(self.file(parent), name, new).map(|stat| self.known_entry(&stat))
     }
 
     fn mkdir(&self, caller: &Caller, parent: u64, name: &[u8], mode: u32) -> Result<Entry, Errno> {
@@ -198,7 +221,7 @@ impl FileSystem for FuseExport {
     fn symlink(&self, caller: &Caller, parent: u64, name: &[u8], target: &[u8]) -> Result<Entry, Errno> {
         let (kind, mode) = (FileKind::Symlink, 0o777);
         let new = NewFile { kind, mode, uid: caller.uid, gid: caller.gid, rdev: 0, target };
-        self.export.make(self.file(parent), name, new).map(|stat| self.entry(&stat))
+        self.export.make(self.file(parent), name, new).map(|stat| self.known_entry(&stat))
     }
 
     fn unlink(&self, _caller: &Caller, parent: u64, name: &[u8]) -> Result<(), Errno> {
@@ -229,7 +252,7 @@ impl FileSystem for FuseExport {
 
     fn link(&self, _caller: &Caller, node: u64, new_parent: u64, new_name: &[u8]) -> Result<Entry, Errno> {
         let stat = self.export.link(self.file(node), self.file(new_parent), new_name)?;
-        Ok(self.entry(&stat))
+        Ok(self.known_entry(&stat))
     }
 
     fn open(&self, _caller: &Caller, _node: u64, flags: i32) -> Result<Opened, Errno> {
@@ -254,7 +277,7 @@ impl FileSystem for FuseExport {
             Err(Errno::EXIST) if flags & libc::O_EXCL == 0 => self.export.lookup(directory, name)?,
             made => made?,
         };
-        Ok((self.entry(&stat), self.opened()))
+        Ok((self.known_entry(&stat), self.opened()))
     }
 
     fn read(
@@ -341,6 +364,7 @@ impl FileSystem for FuseExport {
             if !sink.add(next, &entry.name, &self.entry(&stat)) {
                 break;
             }
+            self.note_lookup(self.node(stat.status.file));
         }
         Ok(())
     }
@@ -424,6 +448,11 @@ impl FileSystem for FuseExport {
         offset: u64,
         seek: Seek,
     ) -> Result<u64, Errno> {
+        if !self.export.is_read_only() {
+            // The kernel holds back written pages and the size that they give, and asks without writing them
+            // out: to answer would be to call them holes. Without an answer it takes the whole file for data.
+            return Err(Errno::NOSYS);
+        }
         self.export.seek(self.file(node), offset, seek == Seek::Data)
     }
 }

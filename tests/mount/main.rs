@@ -3,6 +3,7 @@
 mod base;
 mod behaviour;
 mod fio;
+mod nodes;
 mod pinned;
 mod stage;
 mod twin;
