@@ -98,13 +98,16 @@ fn request(arguments: MountArguments) -> Result<MountRequest> {
         std::path::absolute(&path).with_context(|| format!("cannot tell where {} is", path.display()))
     };
     let mountpoint = absolute(arguments.mountpoint)?;
+    let repository = absolute(arguments.source.repository.repo)?;
     protect::refuse_inside_captures("the mountpoint", &mountpoint)?;
+    protect::refuse_inside_repository("the mountpoint", &mountpoint, &repository)?;
     let overlay = arguments.overlay.map(absolute).transpose()?;
     if let Some(overlay) = &overlay {
         protect::refuse_inside_captures("the overlay", overlay)?;
+        protect::refuse_inside_repository("the overlay", overlay, &repository)?;
     }
     Ok(MountRequest {
-        repository: absolute(arguments.source.repository.repo)?,
+        repository,
         source: arguments.source.source,
         at: arguments.at,
         mountpoint,

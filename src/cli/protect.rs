@@ -33,6 +33,23 @@ pub fn refuse_inside_captures(what: &str, path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Refuses `path`, which may not exist yet, if it lies in the repository: nothing else may write there.
+///
+/// # Errors
+/// Names both.
+pub fn refuse_inside_repository(what: &str, path: &Path, repository: &Path) -> Result<()> {
+    let real =
+        |path: &Path| real_path(path).with_context(|| format!("cannot tell where {} is", path.display()));
+    if real(path)?.starts_with(real(repository)?) {
+        bail!(
+            "{what} {} lies inside the repository {}: choose a place outside",
+            path.display(),
+            repository.display()
+        );
+    }
+    Ok(())
+}
+
 /// Data directories and mountpoints of every capture that answers on this host.
 fn captured_directories() -> Vec<CapturedDirectory> {
     let Ok(state) = state_directory() else { return Vec::new() };

@@ -12,7 +12,7 @@ use super::{DONE, history, protect, repo};
 use crate::io::{Clock, SystemClock};
 use crate::mount::ResolvedPoint;
 use crate::recovery::{Progress, RestoreOptions, Stage, restore};
-use crate::types::Position;
+use crate::types::{Image, Position};
 use crate::view::{View, ViewCache};
 
 /// Decoded pages kept in memory.
@@ -51,15 +51,23 @@ struct RestoredShown {
     verified: bool,
     /// What could not be set for lack of rights or support.
     missing: Vec<String>,
+    /// Links that lead out of every captured root, as `PATH -> TARGET`: the copy shares what they lead to.
+    external_links: Vec<String>,
     elapsed_ms: u64,
 }
 
 pub fn run(arguments: &RestoreArguments, output: &Output) -> Result<u8> {
     let to = std::path::absolute(&arguments.to)?;
     protect::refuse_inside_captures("the destination", &to)?;
+    protect::refuse_inside_repository("the destination", &to, &arguments.source.repository.repo)?;
     let begin = SystemClock.monotonic();
     let ResolvedPoint { source, history, resolved } = history::resolve(&arguments.source, &arguments.at)?;
     let view = View::open(history, resolved.position, ViewCache::new(CACHE_BYTES))?;
+
+    let external_links = view.external_links()?.into_iter().map(|(path, target)| {
+        format!("{} -> {}", String::from_utf8_lossy(&path), String::from_utf8_lossy(&target))
+    });
+    let external_links = external_links.collect();
 
     let bar = output.progress("copying");
     let options = RestoreOptions { threads: arguments.threads.max(1), verify: !arguments.no_verify };
@@ -87,10 +95,16 @@ pub fn run(arguments: &RestoreArguments, output: &Output) -> Result<u8> {
         written_bytes: restored.written_bytes,
         verified: options.verify,
         missing: restored.missing,
+        external_links,
         elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
     };
     for missing in &shown.missing {
         eprintln!("warning: could not set {missing}");
+    }
+    for link in &shown.external_links {
+        eprintln!(
+            "warning: {link} leads out of the copy: what is written through it is shared with the source"
+        );
     }
     output.print(&shown, |shown| {
         format!(

@@ -233,6 +233,42 @@ fn capture_stays_while_its_mountpoint_is_in_use() {
 }
 
 #[test]
+fn nothing_else_writes_into_the_repository() {
+    let site = Site::new(&["data"]);
+    fs::write(site.data().join("file"), "content").unwrap();
+    let capture = site.start_capture(&[]);
+    site.wait_for_points();
+    let inside = site.repository.join("inside");
+    let copy = site.path("copy");
+    fs::create_dir(&copy).unwrap();
+    let create = ["mount", "create", "--at", "latest"];
+    let message = site.refused(&site.of_source(&create, &["--overlay", text(&inside), text(&copy)]));
+    assert_says(&message, &["overlay", "inside the repository"]);
+    let message = site.refused(&site.of_source(&["restore", "--at", "latest"], &["--to", text(&inside)]));
+    assert_says(&message, &["destination", "inside the repository"]);
+    assert!(!inside.exists());
+    fs::create_dir(&inside).unwrap();
+    let message = site.refused(&site.of_source(&create, &[text(&inside)]));
+    assert_says(&message, &["mountpoint", "inside the repository"]);
+    assert!(!is_mountpoint(&copy));
+    capture.stop();
+}
+
+#[test]
+fn a_restore_names_the_links_that_lead_out_of_it() {
+    let site = Site::new(&["data"]);
+    std::os::unix::fs::symlink("/etc/hostname", site.data().join("outside")).unwrap();
+    std::os::unix::fs::symlink(site.data(), site.data().join("within")).unwrap();
+    let capture = site.start_capture(&[]);
+    site.wait_for_points();
+    let copy = site.path("copy");
+    let restored = site.source_json(&["restore", "--at", "latest"], &["--to", text(&copy)]);
+    assert_eq!(restored["external_links"], serde_json::json!(["outside -> /etc/hostname"]));
+    assert_eq!(fs::read_link(copy.join("within")).unwrap(), Path::new("."));
+    capture.stop();
+}
+
+#[test]
 fn what_a_restore_would_overwrite_is_left_alone() {
     let site = Site::new(&["data"]);
     let capture = site.start_capture(&[]);
