@@ -228,8 +228,10 @@ impl PassThrough {
         let _held = node.ranges.lock_from(0);
         let before = self.size_of(node, &open.file)?;
         if let Err(errno) = rustix::fs::fallocate(&open.file, flags, offset, len) {
-            // Part of it may have been done.
-            if errno == Errno::IO || errno == Errno::NOSPC || errno == Errno::INTR {
+            // Part of it may have been done; of a mere allocation only the size shows.
+            if !flags.intersects(FallocateFlags::PUNCH_HOLE | FallocateFlags::ZERO_RANGE) {
+                self.record_size_left(open, before)?;
+            } else if errno == Errno::IO || errno == Errno::NOSPC || errno == Errno::INTR {
                 self.shared.diverged(node, "was changed in part by a failed fallocate");
             }
             return Err(errno);
@@ -246,6 +248,18 @@ impl PassThrough {
             })
         });
         self.or_diverged(node, recorded)
+    }
+
+    /// Records the size that a failed allocation left. The file's every page is held.
+    fn record_size_left(&self, open: &Handle, before: u64) -> Result<(), Errno> {
+        let stat = backing::stat_fd(&open.file)?;
+        let size = u64::try_from(stat.st_size).map_err(|_| Errno::OVERFLOW)?;
+        if size == before {
+            return Ok(());
+        }
+        let recorded = self
+            .record_data(&open.node, &open.file, false, |change| DataChange { size_after: size, ..change });
+        self.or_diverged(&open.node, recorded)
     }
 
     /// Records a change of a file whose every page is held; `describe` adds what it is.

@@ -87,7 +87,10 @@ pub fn run(arguments: CaptureArguments, output: &Output) -> Result<u8> {
     check_directories(&config)?;
     let (source, is_new) = source(&repository, &arguments.source)?;
     let begun = begin(&arguments, &repository, &source, config);
-    if begun.is_err() && is_new {
+    // Another process may have become its writer meanwhile: then it is that one's.
+    let is_free =
+        |error: &anyhow::Error| !matches!(error.downcast_ref(), Some(RepositoryError::WriterPresent { .. }));
+    if is_new && begun.as_ref().err().is_some_and(is_free) {
         // Nothing half-made: who corrects the mistake begins anew.
         if let Err(error) = source.clone().discard() {
             tracing::warn!("source `{}` is left, empty: {error}", source.name());

@@ -119,6 +119,43 @@ fn applications_go_on_without_the_journal() {
 }
 
 #[test]
+fn a_full_disk_refuses_an_allocation_and_points_go_on() {
+    let place = Place::new();
+    let disk = SmallDisk::at(place.data());
+    let mounted = Mounted::over(place);
+    mounted.wait_for_image();
+    let file = File::create(mounted.path("file")).unwrap();
+    file.write_all_at(&[7; 10_000], 0).unwrap();
+    let flags = rustix::fs::FallocateFlags::empty();
+    assert_eq!(rustix::fs::fallocate(&file, flags, 0, 64 << 20), Err(rustix::io::Errno::NOSPC));
+    drop(file);
+    let ended = |change: &ChangeBody| matches!(change, ChangeBody::Mark(Mark::CoverageEnd { .. }));
+    assert!(!mounted.sink.changes().iter().any(ended), "the file's bytes are as they were");
+    mounted.assert_twin();
+    let stopped = mounted.stop();
+    drop(disk);
+    drop(stopped);
+}
+
+/// A file system of 2 MiB.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn at(path: std::path::PathBuf) -> SmallDisk {
+        let mut command = std::process::Command::new("mount");
+        command.args(["-t", "tmpfs", "-o", "size=2m", "pitgate-test"]).arg(&path);
+        assert!(command.status().unwrap().success(), "root can mount a tmpfs");
+        SmallDisk(path)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _gone = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+#[test]
 fn a_stop_ends_although_the_last_changes_cannot_be_made_durable() {
     let mounted = Mounted::new();
     mounted.wait_for_image();
