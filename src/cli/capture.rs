@@ -155,12 +155,17 @@ fn begin(
 
 /// Waits for the end, and for another request if the mountpoints are still in use then.
 fn stop_when_asked(capture: &Capture) -> crate::capture::Stopped {
+    let mut said = String::new();
     loop {
         capture.wait();
         match capture.stop() {
             Ok(stopped) => return stopped,
             Err(error) => {
-                eprintln!("error: {error}; capture goes on");
+                let sentence = format!("error: {error}; capture goes on");
+                if sentence != said {
+                    eprintln!("{sentence}");
+                    said = sentence;
+                }
                 // Unmounted from outside while still in use can come back at once; do not spin.
                 std::thread::sleep(Duration::from_millis(200));
             }

@@ -96,10 +96,13 @@ impl Table {
     }
 }
 
-/// A time as people read it: in this machine's zone and in UTC.
+/// A time as people read it: in this machine's zone and in UTC; once if they are the same.
 pub fn local_and_utc(time: Time) -> String {
     let Ok(timestamp) = jiff::Timestamp::from_nanosecond(i128::from(time.0)) else { return time.to_string() };
     let local = timestamp.to_zoned(jiff::tz::TimeZone::system());
+    if local.offset() == jiff::tz::Offset::UTC {
+        return timestamp.strftime("%Y-%m-%d %H:%M:%S%.3f UTC").to_string();
+    }
     format!(
         "{} ({})",
         local.strftime("%Y-%m-%d %H:%M:%S%.3f %Z"),

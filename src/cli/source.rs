@@ -131,7 +131,11 @@ struct RootShown {
 
 fn show(arguments: &SourceArguments, output: &Output) -> Result<u8> {
     let (source, history) = history::up_to_now(arguments)?;
-    let names = history.namespace_at(history.end())?;
+    let mut warnings = history.damages().to_vec();
+    let names = history.namespace_at(history.end()).unwrap_or_else(|error| {
+        warnings.push(error.to_string());
+        Namespace::new()
+    });
     let capture = match history::ask_capture(&source, &ControlRequest::Status) {
         Ok(ControlReply::Status(status)) => Some(*status),
         _ => None,
@@ -155,7 +159,7 @@ fn show(arguments: &SourceArguments, output: &Output) -> Result<u8> {
         stored_bytes: history.segments().iter().map(|segment| segment.len_bytes).sum(),
         ranges,
         gaps,
-        warnings: history.damages().to_vec(),
+        warnings,
         capture,
     };
     let last = history.ranges().last().map(|range| range.last.time);

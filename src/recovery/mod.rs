@@ -2,11 +2,13 @@
 
 mod attributes;
 mod copy;
+mod directory_image;
 mod error;
 mod plan;
 mod restore;
 #[cfg(test)]
 mod tests;
 
+pub use directory_image::DirectoryImage;
 pub use error::RestoreError;
 pub use restore::{Progress, RestoreOptions, Restored, Stage, restore};

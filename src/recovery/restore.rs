@@ -154,14 +154,20 @@ fn make_names(plan: &Plan, base: &Path) -> Result<(), RestoreError> {
 
 /// Makes content durable and drops it from the page cache, so that verification reads storage.
 fn sync_files(plan: &Plan, base: &Path) -> Result<(), RestoreError> {
+    sync_file_system(base)?;
     for planned in plan.files.iter().filter(|planned| planned.status.attributes.kind == FileKind::Regular) {
         let path = base.join(&planned.path);
         let file = fs::File::open(&path).map_err(RestoreError::write("open", &path))?;
-        file.sync_all().map_err(RestoreError::write("sync", &path))?;
         // Only advice: a kernel that keeps the pages makes the verification weaker, not wrong.
         let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
     }
     Ok(())
+}
+
+/// Makes everything durable that was written below `path`: one sync for any number of files.
+fn sync_file_system(path: &Path) -> Result<(), RestoreError> {
+    let synced = fs::File::open(path).and_then(|directory| Ok(rustix::fs::syncfs(&directory)?));
+    synced.map_err(RestoreError::write("sync", path))
 }
 
 /// The unfinished copy; removed unless completed.
@@ -189,8 +195,7 @@ impl Staging {
 
     /// Makes the copy durable and moves it to where it was asked for.
     fn complete(mut self, to: &Path) -> Result<(), RestoreError> {
-        let synced = fs::File::open(&self.path).and_then(|directory| Ok(rustix::fs::syncfs(&directory)?));
-        synced.map_err(RestoreError::write("sync", &self.path))?;
+        sync_file_system(&self.path)?;
         if self.is_inside {
             let entries = fs::read_dir(&self.path).and_then(Iterator::collect::<io::Result<Vec<_>>>);
             for entry in entries.map_err(RestoreError::write("read", &self.path))? {

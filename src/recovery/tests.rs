@@ -7,7 +7,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use super::{RestoreError, RestoreOptions, Restored, restore};
+use super::{DirectoryImage, RestoreError, RestoreOptions, Restored, restore};
 use crate::types::{Attributes, DirectoryEntry, FileId, FileKind, Image, ImageError, Status, Time};
 
 const MTIME: Time = Time(1_700_000_000_123_456_789);
@@ -227,4 +227,37 @@ fn files_that_exist_are_never_touched() {
     let error = run(&TinyImage::new(), &scratch.path().join("mine")).unwrap_err();
     assert!(matches!(error, RestoreError::NotADirectory(_)), "{error}");
     assert_eq!(names(scratch.path()), ["mine"]);
+}
+
+#[test]
+fn a_plain_directory_is_copied_like_any_image() {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut image = TinyImage::new();
+    let inner = image.add(1, "base", FileKind::Directory, 0o700, b"");
+    let big = image.add(inner, "big", FileKind::Regular, 0o640, &sparse_content());
+    image.link(1, "second name", big);
+    image.node_mut(big).xattrs.insert(b"user.note".to_vec(), b"kept".to_vec());
+    image.add(1, "link", FileKind::Symlink, 0o777, b"base/big");
+    image.add(1, "pipe", FileKind::Fifo, 0o600, b"");
+    let (first, second) = (scratch.path().join("first"), scratch.path().join("second"));
+    run(&image, &first).unwrap();
+
+    let directory = DirectoryImage::open(&first).unwrap();
+    let options = RestoreOptions { threads: 2, verify: true };
+    let restored = restore(&directory, &second, &options, &|_| {}).unwrap();
+    assert_eq!(restored.missing, Vec::<String>::new());
+    assert!(restored.written_bytes < 1 << 20, "holes are not written");
+    for path in ["base/big", "second name", "link", "pipe", "base", "."] {
+        let [one, other] = [&first, &second].map(|base| fs::symlink_metadata(base.join(path)).unwrap());
+        assert_eq!(
+            (one.mode(), one.size(), one.mtime_nsec()),
+            (other.mode(), other.size(), other.mtime_nsec()),
+            "{path}"
+        );
+    }
+    assert!(fs::read(second.join("second name")).unwrap() == sparse_content());
+    assert_eq!(fs::metadata(second.join("base/big")).unwrap().nlink(), 2);
+    let mut value = [0; 16];
+    let len = rustix::fs::getxattr(second.join("base/big"), "user.note", &mut value[..]).unwrap();
+    assert_eq!(&value[..len], b"kept");
 }

@@ -111,6 +111,11 @@ fn a_copy_that_is_written_changes_nothing_else() {
     tree::assert_same(&before, &tree::of(&site.path("again")));
     let refused = fs::write(site.path("again").join("x"), "x").unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    let to = site.path("kept");
+    let mount = site.path("copy");
+    let kept = site.json(&["restore", "--mount", mount.to_str().unwrap(), "--to", to.to_str().unwrap()]);
+    assert_eq!(kept["requested"], point);
+    tree::assert_same(&changed, &tree::of(&to));
     for name in ["copy", "other", "again"] {
         site.unmount(name);
     }
