@@ -41,7 +41,7 @@ pub fn test(length: Length) -> Result<()> {
     phases.run(
         "build of the tests",
         25 * MINUTE,
-        &mut cargo("nextest run --workspace --all-targets --no-run"),
+        &mut cargo("nextest run --workspace --no-run"),
     );
     let (profile, limit) = match length {
         Length::Short => ("ci", 20 * MINUTE),
