@@ -38,11 +38,7 @@ pub fn test(length: Length) -> Result<()> {
     setup::packages(&mut phases, &[])?;
     setup::tools(&mut phases);
     lint(&mut phases);
-    phases.run(
-        "build of the tests",
-        25 * MINUTE,
-        &mut cargo("nextest run --workspace --no-run"),
-    );
+    phases.run("build of the tests", 25 * MINUTE, &mut cargo("nextest run --workspace --no-run"));
     let (profile, limit) = match length {
         Length::Short => ("ci", 20 * MINUTE),
         Length::Long => ("long", 12 * 60 * MINUTE),
